@@ -1,0 +1,242 @@
+"""Lists of images with their labels, opened from `KIND:PATH`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from cgd.data.groundtruth import RevisitedGroundTruth, read_ground_truth
+from cgd.data.synthetic import draw_landmarks
+from cgd.errors import InputError, unknown
+from cgd.registry import Spec, bind
+from cgd.types import Benchmark, GroundTruth, ImageList
+
+EXTENSIONS = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .jp2 .avif".split())
+QUERY, GALLERY = "query", "gallery"
+
+
+def default_name(text: str) -> str:
+    """The name a data set gets without `--name`: that of its folder, or its kind's own."""
+    kind, path = _parts(text)
+    if kind == "synthetic":
+        return Spec.parse(path).label()
+    if kind in ("folder", "manifest"):
+        folder = Path(path).absolute()
+        return (folder if kind == "folder" else folder.parent).name
+    return kind
+
+
+def open_dataset(text: str, name: str | None = None, split: str | None = None) -> ImageList:
+    """The images of `KIND:PATH`, or those of one split; raises `InputError` naming what is wrong and where."""
+    kind, path = _parts(text)
+    images = _KINDS[kind](path, name or default_name(text), split)
+    if not len(images):
+        raise InputError(f"{text} holds no image{f' of the split {split!r}' if split else ''}.")
+    return images
+
+
+def open_benchmark(text: str, name: str | None = None) -> Benchmark:
+    """Queries and gallery of `KIND:PATH`.
+
+    Revisited benchmarks, and a manifest beside a `gnd.json`, bring their ground truth; otherwise the split
+    `query` is scored by label against `gallery`, or every image against all others.
+    """
+    kind, path = _parts(text)
+    name = name or default_name(text)
+    if kind in ("roxford5k", "rparis6k"):
+        return _revisited(Path(path) / kind, kind, name)
+    if kind == "synthetic":
+        path = str(_drawn(path) / "manifest.csv")
+    if kind in ("manifest", "synthetic"):
+        beside = Path(path).parent / "gnd.json"
+        if beside.is_file():
+            return _manifest_with_truth(path, name, read_ground_truth(beside))
+        splits = _splits(Path(path))
+        if {QUERY, GALLERY} <= splits:
+            return Benchmark(name, _manifest(path, name, GALLERY), _manifest(path, name, QUERY), None)
+    images = open_dataset(text, name)
+    return Benchmark(name, images, images, None)
+
+
+def label_truth(gallery: ImageList, queries: ImageList, leave_one_out: bool) -> GroundTruth:
+    """Positives are the gallery images of the query's label; the query itself is junk in leave-one-out."""
+    if gallery.labels is None or queries.labels is None:
+        raise InputError(f"{gallery.title} has no labels and no ground truth beside it, so nothing can be scored on it.")
+    rows: dict[str, list[int]] = {}
+    for row, label in enumerate(gallery.labels):
+        rows.setdefault(label, []).append(row)
+    easy = [np.array(rows.get(label, []), dtype=np.int64) for label in queries.labels]
+    junk = [np.empty(0, np.int64) for _ in easy]
+    if leave_one_out:
+        easy = [e[e != q] for q, e in enumerate(easy)]
+        junk = [np.array([q]) for q in range(len(easy))]
+    return GroundTruth(tuple(easy), tuple(np.empty(0, np.int64) for _ in easy), tuple(junk))
+
+
+def _parts(text: str) -> tuple[str, str]:
+    kind, colon, path = text.partition(":")
+    if not colon or not path:
+        raise InputError(f"'{text}' is no data set: expected KIND:PATH with KIND one of {', '.join(sorted(_KINDS))}.")
+    if kind not in _KINDS:
+        raise unknown("kind of data set", kind, _KINDS)
+    return kind, path
+
+
+def _folder(path: str, name: str, split: str | None) -> ImageList:
+    if split is not None:
+        raise InputError(f"folder:{path} has no splits; use a manifest for '{split}'.")
+    root = _existing(Path(path))
+    found: list[str] = []
+    visited: set[str] = set()
+    for top, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(top)
+        if real in visited:  # a link to one of its own parents
+            folders.clear()
+            continue
+        visited.add(real)
+        found += [(Path(top) / f).relative_to(root).as_posix() for f in files if Path(f).suffix.lower() in EXTENSIONS]
+    found.sort()
+    labels = [str(PurePosixPath(p).parent) for p in found]
+    return ImageList(name, None, tuple(found), tuple(found), root, None if set(labels) <= {"."} else tuple(labels))
+
+
+def _manifest(path: str, name: str, split: str | None) -> ImageList:
+    file = Path(path)
+    table = _table(file)
+    for column in ("image_id", "path", *(["split"] if split else [])):
+        if column not in table:
+            raise InputError(f"the manifest {file} has no column '{column}'; it has {', '.join(table.columns)}.")
+    if split is not None:
+        if split not in set(table["split"]):
+            raise unknown(f"split of {file}", split, set(table["split"]))
+        table = table[table["split"] == split]
+    for entry in table["path"]:
+        pure = PurePosixPath(entry.replace("\\", "/"))
+        if not entry or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
+            raise InputError(f"the manifest {file} holds the path '{entry}': paths are relative to the manifest, without '..'.")
+    labels = tuple(table["label"]) if "label" in table else None
+    boxes = tuple(_parse_box(b, file) for b in table["bbx"]) if "bbx" in table else None
+    return ImageList(name, split, tuple(table["image_id"]), tuple(table["path"]), file.parent, labels, boxes=boxes)
+
+
+def _table(file: Path) -> Any:
+    import pandas as pd
+
+    _existing(file)
+    try:
+        if file.suffix == ".parquet":
+            return pd.read_parquet(file).astype(str)
+        return pd.read_csv(file, dtype=str, keep_default_na=False)
+    except ImportError as error:
+        raise InputError(f"reading {file} needs the extra 'parquet': pip install 'cgd[parquet]'.") from error
+    except (ValueError, OSError) as error:
+        raise InputError(f"cannot read the manifest {file}: {error}.") from error
+
+
+def _splits(file: Path) -> set[str]:
+    table = _table(file)
+    return set(table["split"]) if "split" in table else set()
+
+
+def _parse_box(text: str, file: Path) -> tuple[float, float, float, float] | None:
+    if not text:
+        return None
+    try:
+        x1, y1, x2, y2 = (float(v) for v in text.split())
+    except ValueError:
+        raise InputError(f"the manifest {file} holds the bbx '{text}', expected 'x1 y1 x2 y2'.") from None
+    return x1, y1, x2, y2
+
+
+def _manifest_with_truth(path: str, name: str, known: RevisitedGroundTruth) -> Benchmark:
+    images = _manifest(path, name, None)
+    rows = {i: r for r, i in enumerate(images.ids)} | {p: r for r, p in enumerate(images.paths)}
+
+    def choose(split: str, names: Iterable[str], boxes: tuple[Any, ...] | None) -> ImageList:
+        missing = [n for n in names if n not in rows]
+        if missing:
+            raise InputError(f"{Path(path).parent / 'gnd.json'} names '{missing[0]}', which is neither a path nor an image_id of {path}.")
+        picked = [rows[n] for n in names]
+        labels = images.labels and tuple(images.labels[r] for r in picked)
+        ids, paths = tuple(images.ids[r] for r in picked), tuple(images.paths[r] for r in picked)
+        return ImageList(name, split, ids, paths, images.root, labels, boxes=boxes)
+
+    return Benchmark(name, choose(GALLERY, known.gallery, None), choose(QUERY, known.queries, known.boxes), known.truth)
+
+
+def _revisited(root: Path, kind: str, name: str) -> Benchmark:
+    _existing(root)
+    files = [root / f"gnd_{kind}.json", root / f"gnd_{kind}.pkl"]
+    file = next((f for f in files if f.is_file()), None)
+    if file is None:
+        raise InputError(f"{root} holds neither {files[0].name} nor {files[1].name}.")
+    known = read_ground_truth(file)
+
+    def listed(split: str, names: tuple[str, ...], boxes: Any = None) -> ImageList:
+        return ImageList(name, split, names, tuple(f"jpg/{n}.jpg" for n in names), root, boxes=boxes)
+
+    return Benchmark(name, listed(GALLERY, known.gallery), listed(QUERY, known.queries, known.boxes), known.truth)
+
+
+def _revisited_images(kind: str) -> Callable[[str, str, str | None], ImageList]:
+    def images(path: str, name: str, split: str | None) -> ImageList:
+        benchmark = _revisited(Path(path) / kind, kind, name)
+        return {None: benchmark.gallery, GALLERY: benchmark.gallery, QUERY: benchmark.queries}[split]
+
+    return images
+
+
+def _revisitop1m(path: str, name: str, split: str | None) -> ImageList:
+    root = _existing(Path(path) / "revisitop1m")
+    lines = _existing(root / "revisitop1m.txt").read_text().splitlines()
+    ids = tuple(line.strip() for line in lines if line.strip())
+    return ImageList(name, split, ids, tuple(f"jpg/{i}" for i in ids), root)
+
+
+def _gldv2_clean(path: str, name: str, split: str | None) -> ImageList:
+    root = _existing(Path(path))
+    places = [root / "train_clean.csv", root / "meta/train_clean.csv", root / "train/train_clean.csv"]
+    file = next((p for p in places if p.is_file()), None)
+    if file is None:
+        raise InputError(f"{root} holds no train_clean.csv, neither at its top nor in meta/ or train/.")
+    ids: list[str] = []
+    labels: list[str] = []
+    for line in file.read_text().splitlines()[1:]:
+        label, _, images = line.partition(",")
+        ids += images.split()
+        labels += [label] * (len(ids) - len(labels))
+    paths = tuple(f"train/{i[0]}/{i[1]}/{i[2]}/{i}.jpg" for i in ids)
+    return ImageList(name, split, tuple(ids), paths, root, tuple(labels))
+
+
+def _synthetic(path: str, name: str, split: str | None) -> ImageList:
+    return _manifest(str(_drawn(path) / "manifest.csv"), name, split)
+
+
+def _drawn(path: str) -> Path:
+    """Draw what `landmarks?labels=…` asks for below the working directory, unless it stands there."""
+    spec = Spec.parse(path)
+    if spec.name != "landmarks":
+        raise unknown("synthetic data set", spec.name, ["landmarks"])
+    return draw_landmarks(Path(".cgd/synthetic") / spec.label(), **bind(draw_landmarks, spec.options, f"synthetic:{path}"))
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
+    return path
+
+
+_KINDS: dict[str, Callable[[str, str, str | None], ImageList]] = {
+    "folder": _folder,
+    "manifest": _manifest,
+    "gldv2-clean": _gldv2_clean,
+    "roxford5k": _revisited_images("roxford5k"),
+    "rparis6k": _revisited_images("rparis6k"),
+    "revisitop1m": _revisitop1m,
+    "synthetic": _synthetic,
+}

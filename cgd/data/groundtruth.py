@@ -1,0 +1,89 @@
+"""Ground truth in the revisited form, read from JSON or from the published pickle without running any of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from cgd.errors import InputError
+from cgd.types import GroundTruth
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class RevisitedGroundTruth:
+    """Image names of gallery and queries, one box or none per query, and the relevant gallery indices."""
+
+    gallery: tuple[str, ...]
+    queries: tuple[str, ...]
+    boxes: tuple[Box | None, ...]
+    truth: GroundTruth
+
+
+def read_ground_truth(path: Path) -> RevisitedGroundTruth:
+    """Read `imlist`, `qimlist` and `gnd` (bbx, easy, hard, junk) from a `.json` or `.pkl` file.
+
+    Raises `InputError` where the file is damaged, holds more than plain values, or points outside its gallery.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the ground truth {path}: {error.strerror}.") from error
+    content = _unpickle(data, path) if path.suffix == ".pkl" else _parse_json(data, path)
+    try:
+        gallery = tuple(str(name) for name in content["imlist"])
+        queries = tuple(str(name) for name in content["qimlist"])
+        entries = list(content["gnd"])
+        if len(entries) != len(queries):
+            raise InputError(f"{path} has {len(queries)} queries but ground truth for {len(entries)}.")
+        boxes = tuple(_box(entry.get("bbx")) for entry in entries)
+        easy, hard, junk = (tuple(_indices(e.get(key, []), len(gallery), path) for e in entries) for key in ("easy", "hard", "junk"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not ground truth in the revisited form (imlist, qimlist, gnd): {error!r}.") from error
+    for query, parts in zip(queries, zip(easy, hard, junk, strict=True), strict=True):
+        together = np.concatenate(parts)
+        if len(np.unique(together)) != len(together):
+            raise InputError(f"{path}: query '{query}' names a gallery image twice among easy, hard and junk.")
+    return RevisitedGroundTruth(gallery, queries, boxes, GroundTruth(easy, hard, junk))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds lists, dictionaries, text and numbers; refuses everything that would import or call."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _unpickle(data: bytes, path: Path) -> Any:
+    try:
+        return _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
+    except Exception as error:  # a hostile pickle may raise anything; nothing of it has run
+        raise InputError(f"{path} is refused: it is not a pickle of plain values ({error}).") from error
+
+
+def _parse_json(data: bytes, path: Path) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+
+
+def _box(value: Any) -> Box | None:
+    if value is None:
+        return None
+    x1, y1, x2, y2 = (float(v) for v in value)
+    return x1, y1, x2, y2
+
+
+def _indices(values: Any, count: int, path: Path) -> np.ndarray:
+    indices = np.asarray(list(values), dtype=np.int64)
+    if len(indices) and (indices.min() < 0 or indices.max() >= count):
+        raise InputError(f"{path} points at gallery image {indices.max()}, but its imlist has {count}.")
+    return indices

@@ -1,0 +1,59 @@
+"""Image files to RGB pixels: read whole, digested, decoded; EXIF orientation is ignored by policy."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cgd.errors import InputError
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """`image` in RGB, or none with the `reason` why the whole file cannot be decoded; `digest` (32,) uint8."""
+
+    image: Image.Image | None
+    digest: np.ndarray
+    reason: str
+
+
+def read_image(root: Path | None, path: str) -> DecodedImage:
+    """Read `root/path`. A file that is missing or cannot be read raises; one that cannot be decoded does not."""
+    if root is None:
+        raise InputError(f"the folder that holds {path} is not known on this machine: give --dataset KIND:PATH once.")
+    try:
+        data = (root / path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"the image {path} is missing below {root}: restore it, or take it out of the data set.") from None
+    except OSError as error:
+        raise InputError(f"cannot read the image {root / path}: {error.strerror}; mend that and repeat the same command.") from error
+    digest = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+    if not data:
+        return DecodedImage(None, digest, "empty file")
+    try:
+        return DecodedImage(_decode(data), digest, "")
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
+        # What Pillow's decoders raise on damaged files; anything else is a bug and keeps its traceback.
+        return DecodedImage(None, digest, f"{type(error).__name__}: {error}".replace("\n", " ")[:200])
+
+
+def _decode(data: bytes) -> Image.Image:
+    """The first frame in RGB; 16-bit grey is scaled to 8 bits, transparency is dropped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; the pixels are what counts
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        if image.mode.startswith("I") or image.mode == "F":
+            values = np.asarray(image, dtype=np.float64)
+            top = 65535.0 if values.max(initial=0) > 255 else 255.0
+            grey = np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8)
+            return Image.fromarray(grey).convert("RGB")
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        return image.convert("RGB")

@@ -1,0 +1,67 @@
+"""Pixels as an `InputSpec` asks for them: cut, resized, normalised, in the network's channel order."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from cgd.types import InputSpec, View
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+Box = tuple[float, float, float, float]
+
+
+def full_pixels(image: Image.Image, spec: InputSpec, box: Box | None = None) -> list[np.ndarray]:
+    """The whole image, or a query cut to `box`: (3, H, W) float32, one per scale where `spec` scales the image."""
+    limit = float(spec.size)
+    if box is not None and spec.query_crop != "none":
+        whole = max(image.size)
+        corners = [int(v) if spec.query_crop == "integer" else round(v) for v in box]
+        image = image.crop((corners[0], corners[1], max(corners[0] + 1, corners[2]), max(corners[1] + 1, corners[3])))
+        if spec.query_crop == "scaled":
+            limit *= max(image.size) / whole  # a cut query keeps the scale of its full image
+    image = _resize(image, spec, limit)
+    if spec.scale_on == "tensor":
+        return [normalise(image, spec)]
+    return [normalise(_scaled(image, scale, spec), spec) for scale in spec.scales]
+
+
+def view_pixels(image: Image.Image, spec: InputSpec, view: View, size: int) -> np.ndarray:
+    """One replayable view as a square of `size` pixels: (3, size, size) float32."""
+    cut = image.crop(view.box(*image.size)).resize((size, size), _FILTERS[spec.filter])
+    if view.flip:
+        cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return normalise(cut, spec)
+
+
+def normalise(image: Image.Image, spec: InputSpec) -> np.ndarray:
+    """(3, H, W) float32, C-contiguous: `(x / 255 - mean) / std` in RGB, then the channel order of `spec`."""
+    scale = 1.0 / (255.0 * np.asarray(spec.std, np.float64))
+    shift = np.asarray(spec.mean, np.float64) / np.asarray(spec.std, np.float64)
+    pixels = np.asarray(image, np.float32) * scale.astype(np.float32) - shift.astype(np.float32)
+    if spec.channels == "BGR":
+        pixels = pixels[:, :, ::-1]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _resize(image: Image.Image, spec: InputSpec, limit: float) -> Image.Image:
+    width, height = image.size
+    if spec.resize == "none":
+        return image
+    if spec.resize == "square":
+        target = (spec.size, spec.size)
+    else:
+        side = max(width, height) if spec.resize == "longest" else min(width, height)
+        factor = limit / side
+        if factor > 1 and not spec.enlarge:
+            return image
+        target = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return image if target == image.size else image.resize(target, _FILTERS[spec.filter])
+
+
+def _scaled(image: Image.Image, scale: float, spec: InputSpec) -> Image.Image:
+    rounding = round if spec.scale_rounding == "round" else math.floor
+    target = tuple(max(1, rounding(side * scale)) for side in image.size)
+    return image if target == image.size else image.resize((target[0], target[1]), _FILTERS[spec.filter])

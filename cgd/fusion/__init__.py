@@ -1,0 +1,1 @@
+"""Ways to combine teachers, one file each."""

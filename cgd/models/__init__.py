@@ -1,0 +1,1 @@
+"""Networks: encoders, the layers they share, and their weights."""

@@ -1,0 +1,1 @@
+"""Whitening, search and metrics on plain arrays."""

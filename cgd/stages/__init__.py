@@ -1,0 +1,1 @@
+"""What is done: each stage reads artifacts, calls pure code and writes artifacts."""

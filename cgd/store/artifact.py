@@ -1,0 +1,138 @@
+"""Reading a sealed artifact: every shard's digest is checked on its first touch in a process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from cgd.errors import DamageError, MissingError
+from cgd.store import layout, shards
+from cgd.store.files import LocalFiles
+from cgd.store.keys import sha256
+from cgd.types import Key
+
+
+class Artifact:
+    """One sealed artifact. Arrays come back read-only; a shard that differs from its seal is never returned."""
+
+    def __init__(self, files: LocalFiles, key: Key) -> None:
+        self.files = files
+        self.key = key
+        self._digests: dict[str, str] = json.loads(files.read(f"{layout.SEALS}/{key}.json"))["files"]
+        self._checked: set[str] = set()
+        self._metadata = {p.removesuffix("/zarr.json"): self._read(p) for p in self._digests if p.endswith("/zarr.json")}
+        self.attributes: dict[str, Any] = json.loads(self._read("zarr.json"))["attributes"]["cgd"]
+        self._shapes = {name: shards.shape_of(m) for name, m in self._metadata.items()}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.attributes["settings"])
+
+    @property
+    def inputs(self) -> list[Key]:
+        return [Key.parse(text) for text in self.attributes["inputs"]]
+
+    @property
+    def arrays(self) -> list[str]:
+        return sorted(self._metadata)
+
+    def shape(self, array: str) -> tuple[int, ...]:
+        return self._shapes[array][0]
+
+    @property
+    def rows(self) -> int:
+        """Images in a row-wise artifact."""
+        return self.shape("ids")[0]
+
+    @property
+    def shard_rows(self) -> int:
+        return self._shapes["ids"][1]
+
+    @property
+    def shard_count(self) -> int:
+        return -(-self.rows // self.shard_rows) if self.key.kind in layout.ROWWISE else 1
+
+    def shard_range(self, shard: int) -> range:
+        return range(shard * self.shard_rows, min(self.rows, (shard + 1) * self.shard_rows))
+
+    def read_shard(self, array: str, shard: int) -> np.ndarray:
+        """Rows of `array` in one shard."""
+        metadata = self._metadata[array]
+        path = layout.shard_path(array, shard, len(self.shape(array)))
+        return shards.decode(metadata, shard, self._read(path))
+
+    def read(self, array: str) -> np.ndarray:
+        """The whole array; for what is known to be small."""
+        whole = np.concatenate([self.read_shard(array, s) for s in range(self.shard_count)])
+        whole.flags.writeable = False
+        return whole
+
+    def blocks(self, *arrays: str) -> Iterator[tuple[range, tuple[np.ndarray, ...]]]:
+        """Shard by shard: its rows and those rows of each array."""
+        for shard in range(self.shard_count):
+            yield self.shard_range(shard), tuple(self.read_shard(a, shard) for a in arrays)
+
+    def gather(self, array: str, rows: np.ndarray) -> np.ndarray:
+        """Arbitrary `rows` (M,) of `array` in their order, by one pass over the shards that hold them."""
+        gathered: np.ndarray | None = None
+        owner = rows // self.shard_rows
+        for shard in np.unique(owner):
+            block = self.read_shard(array, int(shard))
+            if gathered is None:
+                gathered = np.empty((len(rows), *block.shape[1:]), block.dtype)
+            here = owner == shard
+            gathered[here] = block[rows[here] - shard * self.shard_rows]
+        if gathered is None:
+            return self.read_shard(array, 0)[:0]
+        return gathered
+
+    def blob(self, path: str) -> bytes:
+        """The bytes of a file that is no array."""
+        if path not in self._digests:
+            raise MissingError(f"{self.key} has no file {path}; it has {', '.join(sorted(self._digests))}.")
+        return self._read(path)
+
+    @property
+    def blobs(self) -> list[str]:
+        """Files that are no arrays."""
+        return [p for p in self._digests if p != "zarr.json" and p.split("/")[0] not in self._metadata]
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.files.size(f"{self.key}/{p}") for p in self._digests if self.files.exists(f"{self.key}/{p}"))
+
+    def problems(self) -> Iterator[str]:
+        """Every file that is missing or differs from the seal, with the rows it holds."""
+        for path in sorted(self._digests):
+            try:
+                data = self.files.read(f"{self.key}/{path}")
+            except OSError as error:
+                yield f"{self.key}/{path}{self._rows_of(path)}: {error.strerror}"
+                continue
+            if sha256(data) != self._digests[path]:
+                yield f"{self.key}/{path}{self._rows_of(path)}: differs from its seal"
+
+    def _read(self, path: str) -> bytes:
+        try:
+            data = self.files.read(f"{self.key}/{path}")
+        except FileNotFoundError:
+            raise DamageError(f"{self.key} lacks its file {path}; `cgd store verify {self.key}` tells what is left.") from None
+        if path not in self._checked:
+            if sha256(data) != self._digests[path]:
+                raise DamageError(
+                    f"{self.key}/{path}{self._rows_of(path)} differs from its seal: the file was damaged or replaced; "
+                    f"`cgd store verify {self.key}` lists all such files."
+                )
+            self._checked.add(path)
+        return data
+
+    def _rows_of(self, path: str) -> str:
+        """` (rows a to b)` for a shard of a row-wise artifact."""
+        parts = path.split("/")
+        if self.key.kind not in layout.ROWWISE or len(parts) < 3 or parts[1] != "c":
+            return ""
+        rows = self.shard_range(int(parts[2]))
+        return f" (rows {rows.start} to {rows.stop - 1})"

@@ -1,0 +1,109 @@
+"""The format: which kinds of artifact there are, what their arrays are called, their types and their shards.
+
+This is the only module that knows an array's name, type or shard shape; `docs/store-format.md` is checked
+against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+SCHEMA = 1
+SHARD_BYTES = 16_000_000
+INNER_ROWS = 512
+SHARDS_WANTED = 16  # a small data set is cut too, so that an interruption loses little of it
+
+ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "int64": 8, "uint8": 1, "bool": 1, "str": 32}  # str: a guess
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a kind: `dims` name its axes, `fill` is what an unwritten element reads as."""
+
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    fill: float | bool | str
+    optional: bool = False
+
+
+_NAN = float("nan")
+_IDS = Array("ids", ("image",), "str", "")
+_VALID = Array("valid", ("image",), "bool", False)
+_VIEWS = Array("views", ("image", "view"), "float32", _NAN, optional=True)  # top, left, height, width, flip
+
+LAYOUT: Mapping[str, tuple[Array, ...]] = {
+    "images": (
+        _IDS,
+        Array("paths", ("image",), "str", ""),
+        Array("labels", ("image",), "str", "", optional=True),
+        Array("groups", ("image",), "str", "", optional=True),
+        Array("boxes", ("image", "corner"), "float64", _NAN, optional=True),
+    ),
+    "embeddings": (
+        _IDS,
+        Array("vectors", ("image", "scale", "dim"), "float32", _NAN),
+        _VALID,
+        Array("digests", ("image", "byte"), "uint8", 0),  # SHA-256 of each image's bytes
+        Array("reasons", ("image",), "str", ""),  # why an image is invalid
+        _VIEWS,
+    ),
+    "whitening": (
+        Array("mean", ("dim",), "float64", _NAN),
+        Array("projection", ("out", "dim"), "float64", _NAN),
+        Array("eigenvalues", ("dim",), "float64", _NAN),
+    ),
+    "whitened": (_IDS, Array("vectors", ("image", "dim"), "float16", _NAN), _VALID, _VIEWS),
+    "students": (),  # files only: model.safetensors, recipe.json, log.jsonl
+    "scores": (
+        Array("queries", ("query",), "str", ""),
+        Array("average_precision", ("protocol", "query"), "float64", _NAN),
+    ),
+}
+ROWWISE = ("images", "embeddings", "whitened")  # kinds cut into shards of rows; the others are one shard
+
+# Below `.cgd`, out of Zarr's sight.
+RECEIPTS, SEALS, PROVENANCE = ".cgd/receipts", ".cgd/seals", ".cgd/provenance"
+
+
+def arrays(kind: str, given: Mapping[str, object]) -> tuple[Array, ...]:
+    """The arrays of an artifact that holds `given` array names; raises `ValueError` where one is missing or unknown."""
+    declared = {a.name: a for a in LAYOUT[kind]}
+    missing = [a.name for a in declared.values() if not a.optional and a.name not in given]
+    if missing or set(given) - set(declared):
+        raise ValueError(f"{kind} holds {sorted(declared)}, got {sorted(given)}")
+    return tuple(a for a in declared.values() if a.name in given)
+
+
+def shard_rows(rows: int, row_bytes: int, wanted: int | None = None) -> int:
+    """Rows per shard: at most 16 MB, whole inner chunks of 512 rows, and small sets cut into about 16 shards.
+
+    A row so wide that 512 of them exceed 16 MB gets as many rows as fit.
+    """
+    largest = max(1, SHARD_BYTES // row_bytes)
+    if wanted is not None:
+        return max(1, min(wanted if wanted <= INNER_ROWS else whole_chunks(wanted), largest))
+    if largest < INNER_ROWS:
+        return largest
+    return min(largest // INNER_ROWS * INNER_ROWS, max(INNER_ROWS, whole_chunks(-(-rows // SHARDS_WANTED))))
+
+
+def whole_chunks(rows: int) -> int:
+    return -(-rows // INNER_ROWS) * INNER_ROWS
+
+
+def inner_rows(rows_of_shard: int) -> int:
+    """Rows of the chunks inside a shard of `rows_of_shard` rows."""
+    return INNER_ROWS if rows_of_shard % INNER_ROWS == 0 else rows_of_shard
+
+
+def row_bytes(shapes: Mapping[str, tuple[int, ...]], specs: tuple[Array, ...]) -> int:
+    """Bytes of the widest array's row."""
+    return max(ITEM_BYTES[a.dtype] * prod(shapes[a.name][1:]) for a in specs)
+
+
+def shard_path(array: str, shard: int, dims: int) -> str:
+    """Path of a shard's file below its artifact, as Zarr's default chunk keys have it."""
+    return "/".join([array, "c", str(shard), *["0"] * (dims - 1)])

@@ -35,7 +35,8 @@ def names(package: str) -> list[str]:
     """Names of the plug-ins of a package such as `cgd.fusion`, without importing one."""
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.submodule_search_locations is not None, package
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(list(spec.submodule_search_locations)))
+    found = pkgutil.iter_modules(list(spec.submodule_search_locations))
+    return sorted(m.name.replace("_", "-") for m in found if not m.name.startswith("_"))
 
 
 def find(package: str, name: str) -> Callable[..., Any]:

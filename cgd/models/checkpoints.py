@@ -1,0 +1,86 @@
+"""Reading weights files safely and filling networks strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cgd.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a file by name, and whatever plain values stood beside them."""
+
+    path: Path
+    state: Mapping[str, Tensor]
+    meta: Mapping[str, Any]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a weights file; a missing one is a clear error."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise WeightsError(f"cannot read the weights file {path}: {error.strerror}.") from error
+    return _digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, size: int, changed: int) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read `.safetensors`, or a torch file from which nothing but tensors and plain values is built."""
+    try:
+        if path.suffix == ".safetensors":
+            return Checkpoint(path, load_file(path), {})
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is refused: it holds pickled code or objects, not only tensors ({str(error).splitlines()[0]})."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise WeightsError(f"{path} is no readable weights file, perhaps cut short: {str(error).splitlines()[0]}.") from error
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not named tensors.")
+    state = content.get("state_dict", content)
+    if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path} holds no named tensors, neither at its top nor under 'state_dict'.")
+    meta = content.get("meta", {})
+    return Checkpoint(path, {k: v for k, v in state.items() if isinstance(v, Tensor)}, meta if isinstance(meta, Mapping) else {})
+
+
+def fill(network: nn.Module, checkpoint: Checkpoint, drop: Sequence[str] = ()) -> None:
+    """Load every tensor of `checkpoint` into `network`; names and shapes must agree exactly.
+
+    `drop` are prefixes of tensors the network has no use for (a classifier). Only batch norm's step counters,
+    which influence nothing, may be absent from the file.
+    """
+    given = {k: v for k, v in checkpoint.state.items() if not any(k.startswith(prefix) for prefix in drop)}
+    wanted = network.state_dict()
+    missing = sorted(k for k in wanted.keys() - given.keys() if not k.endswith("num_batches_tracked"))
+    surplus = sorted(given.keys() - wanted.keys())
+    shapes = sorted(k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape)
+    if missing or surplus or shapes:
+        told = [f"{len(names)} {what} (first: {names[0]})" for what, names in
+                (("tensors missing", missing), ("unknown tensors", surplus), ("of another shape", shapes)) if names]  # fmt: skip
+        raise WeightsError(f"{checkpoint.path} belongs to another network: {', '.join(told)}.")
+    counters = {k: v for k, v in wanted.items() if k.endswith("num_batches_tracked")}
+    network.load_state_dict(counters | given)
+
+
+def is_finite(checkpoint: Checkpoint) -> bool:
+    return all(torch.isfinite(v).all() for v in checkpoint.state.values() if v.is_floating_point())

@@ -1,0 +1,57 @@
+"""Encoder: a network with the pixels it wants and the size of its descriptor; teacher and student alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cgd.types import InputSpec
+
+
+class Encoder(nn.Module):
+    """`network` maps (B, 3, H, W) float32 to descriptors (B, `embed_dim`), normalised or not as published."""
+
+    def __init__(self, name: str, network: nn.Module, input_spec: InputSpec, embed_dim: int) -> None:
+        super().__init__()
+        self.name = name
+        self.network = network
+        self.input_spec = input_spec
+        self.embed_dim = embed_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+    def embed(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Descriptors at every scale, (B, S, D): `pixels` holds one tensor, or one per scale of the image.
+
+        Scaling the tensor hands the factor to `interpolate` itself: a target size samples another grid.
+        """
+        if self.input_spec.scale_on == "tensor" and len(pixels) == 1:
+            pixels = [_scaled(pixels[0], scale) for scale in self.input_spec.scales]
+        return torch.stack([self(x) for x in pixels], dim=1)
+
+
+def _scaled(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1 else F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """An encoder that is not built yet, so that finished work can be skipped without building it.
+
+    `text` is the name as typed, `label` its slug, `identity` what enters marks (never a path), `weights` the file
+    it will read, `digest` the SHA-256 of that file (`random` where there is none).
+    """
+
+    text: str
+    label: str
+    identity: Mapping[str, Any]
+    weights: Path | None
+    digest: str
+    build: Callable[[], Encoder]

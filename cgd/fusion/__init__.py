@@ -1,1 +1,1 @@
-"""Ways to combine teachers, one file each."""
+"""Ways to combine teachers, one file each: of similarities, (K, B, B) to (B, B)."""

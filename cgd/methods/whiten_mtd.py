@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cgd.config import WhitenMtdConfig
-from cgd.methods.method import Needs
+from cgd.methods import Needs
 from cgd.registry import plugin
 from cgd.retrieval.vectors import l2
 from cgd.types import Batch, Target

@@ -32,6 +32,7 @@ class Array:
 _NAN = float("nan")
 _IDS = Array("ids", ("image",), "str", "")
 _VALID = Array("valid", ("image",), "bool", False)
+_DIGESTS = Array("digests", ("image", "byte"), "uint8", 0)  # SHA-256 of each image's bytes
 _VIEWS = Array("views", ("image", "view"), "float32", _NAN, optional=True)  # top, left, height, width, flip
 
 LAYOUT: Mapping[str, tuple[Array, ...]] = {
@@ -46,7 +47,7 @@ LAYOUT: Mapping[str, tuple[Array, ...]] = {
         _IDS,
         Array("vectors", ("image", "scale", "dim"), "float32", _NAN),
         _VALID,
-        Array("digests", ("image", "byte"), "uint8", 0),  # SHA-256 of each image's bytes
+        _DIGESTS,
         Array("reasons", ("image",), "str", ""),  # why an image is invalid
         _VIEWS,
     ),
@@ -55,7 +56,7 @@ LAYOUT: Mapping[str, tuple[Array, ...]] = {
         Array("projection", ("out", "dim"), "float64", _NAN),
         Array("eigenvalues", ("dim",), "float64", _NAN),
     ),
-    "whitened": (_IDS, Array("vectors", ("image", "dim"), "float16", _NAN), _VALID, _VIEWS),
+    "whitened": (_IDS, Array("vectors", ("image", "dim"), "float16", _NAN), _VALID, _DIGESTS, _VIEWS),
     "students": (),  # files only: model.safetensors, recipe.json, log.jsonl
     "scores": (
         Array("queries", ("query",), "str", ""),

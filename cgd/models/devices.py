@@ -1,0 +1,22 @@
+"""Which device a network runs on, and exact arithmetic there."""
+
+from __future__ import annotations
+
+import torch
+
+from cgd.errors import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:i`. Single precision means single, not TF32."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"cannot use the device '{name}': {str(error).splitlines()[0]}; use --device cpu.") from error
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return device

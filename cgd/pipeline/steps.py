@@ -1,0 +1,294 @@
+"""One function per command: from what a user typed to the stage that does it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cgd.config import EvaluateConfig, ExtractConfig, Recipe
+from cgd.data.views import CROP, CROPPED, FIXED, crop_name
+from cgd.errors import InputError, MissingError
+from cgd.pipeline.workspace import Workspace
+from cgd.stages import select
+from cgd.stages.whiten import WhiteningReport, apply_whitening, fit_and_apply
+from cgd.store.feature_store import FeatureStore
+from cgd.types import Benchmark, ImageList, Key
+
+if TYPE_CHECKING:  # only the stages that run networks import torch
+    from cgd.models.encoder import EncoderSource
+    from cgd.stages.distill import DistillReport
+    from cgd.stages.evaluate import Member
+    from cgd.stages.extract import Compute, ExtractReport
+
+
+@dataclass(frozen=True)
+class Session:
+    """What holds for a whole command and changes no result: where things are, which device, how many workers."""
+
+    store_url: str
+    weights: Path | None = None
+    device: str = "auto"
+    workers: int = 2
+    batch_size: int = 32
+    shard_rows: int | None = None
+    part: tuple[int, int] = (1, 1)
+    workspace: Workspace = field(default_factory=Workspace)
+
+    def store(self, *, write: bool = False) -> FeatureStore:
+        return FeatureStore.open(self.store_url, write=write)
+
+    def compute(self) -> Compute:
+        from cgd.models.devices import pick_device
+        from cgd.stages.extract import Compute
+
+        return Compute(pick_device(self.device), self.workers, self.batch_size, self.shard_rows, self.part)
+
+
+def teacher_sources(session: Session, teachers: Sequence[str]) -> list[EncoderSource]:
+    from cgd.models.load import teacher
+
+    if not teachers:
+        raise InputError("no teacher is named: give --teachers NAME[,NAME…], e.g. --teachers gem.")
+    return [teacher(text, session.weights) for text in teachers]
+
+
+def views_of(config: ExtractConfig) -> list[str]:
+    return [FIXED, *(crop_name(n) for n in range(1, config.views + 1))]
+
+
+def extract_teachers(session: Session, images: ImageList, config: ExtractConfig) -> ExtractReport:
+    """Embed `images` with every teacher, the fixed view and the crops."""
+    from cgd.stages.extract import extract
+
+    return extract(
+        store=session.store(write=True),
+        images=images,
+        sources=teacher_sources(session, config.teachers),
+        views=views_of(config),
+        config=config,
+        compute=session.compute(),
+    )
+
+
+def estimate_extraction(session: Session, images: ImageList, config: ExtractConfig) -> dict[str, Any]:
+    """Bytes, free disk and expected time of `extract_teachers`, measured on a few images."""
+    from cgd.stages.extract import estimate
+
+    return estimate(
+        store=session.store(write=True),
+        images=images,
+        sources=teacher_sources(session, config.teachers),
+        views=views_of(config),
+        config=config,
+        compute=session.compute(),
+    )
+
+
+Whitened = dict[str, tuple[dict[str, WhiteningReport], dict[str, Key]]]
+
+
+def fit_whitening(session: Session, dataset: str, split: str | None, recipe: Recipe) -> Whitened:
+    """Fit and apply a whitening per teacher and kind of view of a data set already extracted."""
+    store = session.store(write=True)
+    teachers = select.teachers_of(store, dataset, split, recipe.extract.teachers)
+    return fit_and_apply(store=store, teachers=teachers, config=recipe.whiten)
+
+
+def apply_to(session: Session, whitening: str, dataset: str, split: str | None) -> dict[str, Key]:
+    """Apply a stored whitening to every embeddings artifact of a data set that it fits, by view."""
+    store = session.store(write=True)
+    key = store.resolve(whitening, ("whitening",))
+    known = store.get(key)
+    views = select.embeddings_of(store, dataset, split, known.attributes["label"])[known.attributes["label"]]
+    fitting = {v: k for v, k in views.items() if v.startswith(CROP + "-") == (known.settings["view_kind"] == CROP)}
+    if not fitting:
+        raise MissingError(f"{dataset} has no embeddings of {known.attributes['label']} under {known.settings['view_kind']} views.")
+    return {v: apply_whitening(store=store, whitening=key, embeddings=k) for v, k in fitting.items()}
+
+
+def whitened_vectors(store: FeatureStore, dataset: str, split: str | None, teachers: Sequence[str], whitening: str | None) -> dict[str, dict[str, Key]]:
+    """Whitened vectors by teacher and view, those through the whitening keys that fit `whitening` if given."""
+    embeddings = select.teachers_of(store, dataset, split, teachers)
+    chosen: dict[str, dict[str, Key]] = {}
+    for entry in store.entries("whitened"):
+        if not entry.sealed:
+            continue
+        source, through = entry.attributes["inputs"]
+        if whitening is not None and whitening not in through:
+            continue
+        for label, views in embeddings.items():
+            for view, key in views.items():
+                if str(key) == source:
+                    if view in chosen.setdefault(label, {}):
+                        raise MissingError(
+                            f"{label} ({view}) of {dataset} is whitened in more than one way; choose with --whitening, e.g. "
+                            f"{through.split('/')[1]}."
+                        )
+                    chosen[label][view] = entry.key
+    for label in embeddings:
+        if label not in chosen:
+            title = dataset if split is None else f"{dataset}@{split}"
+            raise MissingError(f"{title} is not whitened for {label}: run `cgd fit-whitening --dataset {title}` first.")
+    return chosen
+
+
+def student_source(session: Session, recipe: Recipe) -> EncoderSource:
+    """The untrained student of a recipe; `init` is looked for in the weights folder, then as a path."""
+    from cgd.models.load import student
+
+    init: Path | None = None
+    if recipe.distill.init:
+        places = [Path(recipe.distill.init), *([session.weights / recipe.distill.init] if session.weights else [])]
+        init = next((p for p in reversed(places) if p.is_file()), None)
+        if init is None:
+            raise MissingError(f"the initial weights {recipe.distill.init} are neither here nor in --weights {session.weights}.")
+    return student(recipe.distill.student, init, recipe.distill.seed)
+
+
+def distill(session: Session, images: ImageList, teachers: Mapping[str, Mapping[str, Key]], recipe: Recipe, out: Path) -> DistillReport:
+    """Train the recipe's student on `images` against whitened `teachers`."""
+    from cgd.stages.distill import distill as run
+
+    return run(
+        store=session.store(write=True),
+        images=images,
+        teachers=teachers,
+        source=student_source(session, recipe),
+        config=recipe.distill,
+        method_config=method_config(recipe),
+        out=out,
+        compute=session.compute(),
+    )
+
+
+def method_config(recipe: Recipe) -> Any:
+    """The section of the recipe that has the method's name."""
+    from cgd import registry
+
+    registry.find("cgd.methods", recipe.distill.method)
+    return getattr(recipe, recipe.distill.method.replace("-", "_"))
+
+
+def load_student(session: Session, where: str) -> EncoderSource:
+    """The student in a folder, or in the store by its key."""
+    from cgd.models.load import trained_student
+    from cgd.stages.distill import RECIPE, WEIGHTS
+
+    folder = Path(where)
+    if not (folder / RECIPE).is_file():
+        if folder.is_dir():
+            raise MissingError(f"{folder} holds no finished student ({RECIPE} is missing): run `cgd distill … --out {folder}`.")
+        store = session.store()
+        folder = store.files.root / str(store.resolve(where, ("students",)))
+    try:
+        text = json.loads((folder / RECIPE).read_text())["student"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder / RECIPE} is damaged: {error}.") from error
+    return trained_student(text, folder / WEIGHTS)
+
+
+def evaluate(
+    session: Session,
+    benchmark: Benchmark,
+    sources: Sequence[EncoderSource],
+    config: EvaluateConfig,
+    *,
+    whitening: str | Mapping[str, Key] | None = None,
+    ensemble: bool = False,
+    extract_config: ExtractConfig | None = None,
+) -> list[dict[str, Any]]:
+    """Score each of `sources` on `benchmark`, and their ensemble; embeds what is not embedded yet.
+
+    `whitening` is the name of the data set it was fitted on, part of a key, or keys by label.
+    """
+    from cgd.stages import evaluate as stage
+
+    store = session.store(write=True)
+    random, sets = _distractors(session, config.distractors)
+    extraction = extract_config or ExtractConfig()
+    results = []
+    for cropped in _query_protocols(benchmark, config):
+        members = [_member(session, benchmark, s, bool(cropped), sets, extraction, whitening) for s in sources]
+        groups = [(m.label, [m]) for m in members]
+        if ensemble and len(members) > 1:
+            groups.append(("ensemble of " + " + ".join(m.label for m in members), members))
+        for name, group in groups:
+            model = f"{name}, whitened" if whitening is not None else name
+            results.append(
+                stage.evaluate(
+                    store=store,
+                    benchmark=benchmark,
+                    model=model,
+                    members=group,
+                    queries_cropped=cropped,
+                    config=config,
+                    random=random,
+                )
+            )
+    return results
+
+
+def _query_protocols(benchmark: Benchmark, config: EvaluateConfig) -> list[bool | None]:
+    """Cropped, full or both; None where the benchmark has no boxes."""
+    if benchmark.queries.boxes is None or not any(benchmark.queries.boxes):
+        return [None]
+    return {"cropped": [True], "full": [False], "both": [True, False]}[config.queries]
+
+
+def _distractors(session: Session, texts: Sequence[str]) -> tuple[Any, list[ImageList]]:
+    from cgd.stages.evaluate import RandomDistractors
+
+    random, sets = None, []
+    for text in texts:
+        kind, _, count = text.partition(":")
+        if kind == "random":
+            if not count.isdigit():
+                raise InputError(f"--distractors {text}: expected random:N with a whole number.")
+            random = RandomDistractors(int(count))
+        else:
+            sets.append(session.workspace.images(text))
+    return random, sets
+
+
+def _member(
+    session: Session,
+    benchmark: Benchmark,
+    source: EncoderSource,
+    cropped: bool,
+    distractors: Sequence[ImageList],
+    config: ExtractConfig,
+    whitening: str | Mapping[str, Key] | None,
+) -> Member:
+    """Embeddings of gallery, queries and distractors by one encoder, made where they are missing."""
+    from cgd.stages.evaluate import Member
+    from cgd.stages.extract import extract
+
+    store = session.store(write=True)
+
+    def embed(images: ImageList, view: str) -> Key:
+        report = extract(store=store, images=images, sources=[source], views=[view], config=config, compute=session.compute())
+        return report.encoders[source.label].keys[view]
+
+    gallery = embed(benchmark.gallery, FIXED)
+    queries = embed(benchmark.queries, CROPPED if cropped else FIXED)
+    return Member(source.label, gallery, queries, _whitening_of(store, source, whitening), tuple(embed(d, FIXED) for d in distractors))
+
+
+def _whitening_of(store: FeatureStore, source: EncoderSource, wanted: str | Mapping[str, Key] | None) -> Key | None:
+    """The whitening of full images for one encoder."""
+    if wanted is None:
+        return None
+    if not isinstance(wanted, str):
+        return wanted[source.label]
+    encoder = json.loads(json.dumps(source.identity))
+    name, _, split = wanted.partition("@")
+    found = [k for k in store.find("whitening", encoder=encoder, view_kind=FIXED)
+             if wanted in str(k) or (store.get(k).settings["dataset"] == name and split in ("", store.get(k).settings["split"]))]  # fmt: skip
+    if not found:
+        raise MissingError(f"no whitening of {source.label} fits '{wanted}': run `cgd fit-whitening --dataset {wanted}` first.")
+    if len(found) > 1:
+        raise MissingError(f"'{wanted}' fits {len(found)} whitenings of {source.label}; name one of: {', '.join(map(str, found))}.")
+    return found[0]

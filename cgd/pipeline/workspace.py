@@ -1,0 +1,76 @@
+"""What a working directory remembers: where each data set's images are on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cgd.data.datasets import default_name, open_benchmark, open_dataset
+from cgd.errors import InputError, unknown
+from cgd.store.keys import ids_digest
+from cgd.types import Benchmark, ImageList
+
+ROOTS = Path(".cgd/roots.yaml")
+
+
+class Workspace:
+    """Opens data sets by `KIND:PATH`, which is remembered, or afterwards by `NAME` and `NAME@SPLIT`."""
+
+    def __init__(self, file: Path = ROOTS) -> None:
+        self.file = file
+
+    def images(self, text: str, name: str | None = None, split: str | None = None) -> ImageList:
+        """The images `text` names."""
+        spec, known, part = self._resolve(text, name)
+        images = open_dataset(spec, known, split or part)
+        self._remember(images, spec)
+        return images
+
+    def benchmark(self, text: str, name: str | None = None) -> Benchmark:
+        """The queries and the gallery `text` names."""
+        spec, known, _ = self._resolve(text, name)
+        benchmark = open_benchmark(spec, known)
+        self._remember(benchmark.gallery, spec)
+        return benchmark
+
+    def introduce(self, name: str, spec: str) -> None:
+        """Remember that `name` means `KIND:PATH`."""
+        self._remember(open_dataset(spec, name), spec)
+
+    def _resolve(self, text: str, name: str | None) -> tuple[str, str, str | None]:
+        """`KIND:PATH`, the data set's name and the split."""
+        if ":" in text:
+            return text, name or default_name(text), None
+        known, _, split = text.partition("@")
+        for entry in self._entries().values():
+            if entry["name"] == known:
+                return entry["spec"], known, split or None
+        names = {entry["name"] for entry in self._entries().values()}
+        raise InputError(f"{unknown('data set', known, names)} Name it once as KIND:PATH, e.g. --dataset folder:photos --name {known}.")
+
+    def _entries(self) -> dict[str, dict[str, Any]]:
+        if not self.file.is_file():
+            return {}
+        try:
+            entries: dict[str, dict[str, Any]] = yaml.safe_load(self.file.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise InputError(f"{self.file} is not YAML ({' '.join(str(error).split())}): mend or delete it.") from error
+        return entries
+
+    def _remember(self, images: ImageList, spec: str) -> None:
+        kind, _, path = spec.partition(":")
+        absolute = spec if kind == "synthetic" else f"{kind}:{os.path.abspath(path)}"
+        entry = {"name": images.name, "split": images.split, "spec": absolute}
+        entries = self._entries()
+        digest = ids_digest(images)
+        if entries.get(digest) == entry:
+            return
+        # The newest place of a name is the one that counts.
+        entries = {k: v for k, v in entries.items() if v["name"] != images.name or v["spec"] == absolute}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_name(f"{self.file.name}.{os.getpid()}")
+        part.write_text(yaml.safe_dump({digest: entry, **entries}, sort_keys=False))
+        os.replace(part, self.file)

@@ -1,0 +1,273 @@
+"""Search every query in the gallery and its distractors, and score the ranking with its protocol beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cgd.config import EvaluateConfig
+from cgd.data.datasets import label_truth
+from cgd.errors import InputError
+from cgd.retrieval.metrics import PROTOCOLS, relevance, score
+from cgd.retrieval.search import count_above, exact_ranks
+from cgd.retrieval.vectors import combine_scales, l2
+from cgd.retrieval.whitening import whiten
+from cgd.stages.images import store_images
+from cgd.stages.whiten import read_whitening
+from cgd.store.feature_store import FeatureStore
+from cgd.store.keys import identify
+from cgd.types import Benchmark, GroundTruth, Key, Score, Whitening
+
+VERSION = 1
+QUERY_BLOCK, RANDOM_BLOCK = 512, 65_536
+SCORE = "score.json"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One encoder's embeddings of a benchmark, raw or through a whitening."""
+
+    label: str
+    gallery: Key
+    queries: Key
+    whitening: Key | None = None
+    distractors: tuple[Key, ...] = ()
+
+
+@dataclass(frozen=True)
+class RandomDistractors:
+    """`count` unit vectors from a seed: for speed and tests, never for a published number."""
+
+    count: int
+    seed: int = 0
+
+
+def evaluate(
+    *,
+    store: FeatureStore,
+    benchmark: Benchmark,
+    model: str,
+    members: Sequence[Member],
+    queries_cropped: bool | None,
+    config: EvaluateConfig,
+    random: RandomDistractors | None = None,
+) -> dict[str, Any]:
+    """Score one model: a single member, or an ensemble by the mean of its members' cosines.
+
+    Exact search in the embeddings of the store, without torch; the result is kept as a `scores` artifact and
+    returned as the JSON object of `cgd evaluate --json` (percentages with full precision). `queries_cropped` is
+    None where the benchmark has no boxes.
+    """
+    store_images(store, benchmark.gallery)
+    store_images(store, benchmark.queries)
+    truth = benchmark.truth or label_truth(benchmark.gallery, benchmark.queries, benchmark.leave_one_out)
+    protocols = PROTOCOLS if benchmark.truth else ("labels",)
+    card = _card(store, benchmark, members, queries_cropped, config, random)
+    inputs = [k for m in members for k in (m.gallery, m.queries, *m.distractors, *([m.whitening] if m.whitening else []))]
+    identity = identify("scores", [benchmark.name, model], VERSION, {"card": card, "truth": _truth_digest(truth)}, inputs)
+    if not store.is_sealed(identity.key):
+        result, scores = _score(store, benchmark, model, members, truth, protocols, card, config, random)
+        arrays = {
+            "queries": np.array(benchmark.queries.ids, dtype=object),
+            "average_precision": np.stack([s.average_precision for s in scores]),
+        }
+        store.write_whole(identity, arrays, attributes={"model": model, "result": result})
+    result = dict(store.get(identity.key).attributes["result"])
+    return {**result, "key": str(identity.key)}
+
+
+def _score(
+    store: FeatureStore,
+    benchmark: Benchmark,
+    model: str,
+    members: Sequence[Member],
+    truth: GroundTruth,
+    protocols: Sequence[str],
+    card: Mapping[str, Any],
+    config: EvaluateConfig,
+    random: RandomDistractors | None,
+) -> tuple[dict[str, Any], list[Score]]:
+    started = time.perf_counter()
+    whitenings = [read_whitening(store, m.whitening) if m.whitening else None for m in members]
+    gallery, present = _descriptors(store, [m.gallery for m in members], whitenings)
+    queries, readable = _descriptors(store, [m.queries for m in members], whitenings)
+    _refuse_invalid(benchmark, truth, present, readable)
+    wanted = {p: _protocol(truth, p) for p in protocols}
+    ranks: dict[str, list[np.ndarray]] = {p: [] for p in protocols}
+    counts = _Distractors()
+    for start in range(0, len(benchmark.queries), QUERY_BLOCK):
+        block = slice(start, start + QUERY_BLOCK)
+        part = [q[block] for q in queries]
+        scores = _similarity(part, gallery)  # (Q', G)
+        scores[:, ~present] = -np.inf  # an unreadable gallery image is never found
+        relevant = [np.concatenate(r) for r in zip(truth.easy[block], truth.hard[block], strict=True)]
+        counts = _Distractors()
+        above = count_above(scores, relevant, _distractor_scores(store, part, members, whitenings, random, counts))
+        for protocol, (positives, ignored) in wanted.items():
+            chosen = [_pick(a, r, p) for a, r, p in zip(above, relevant, positives[block], strict=True)]
+            ranks[protocol] += exact_ranks(scores, positives[block], ignored[block], chosen)
+    searched = time.perf_counter()
+    results = [score(p, ranks[p], wanted[p][0], config.ap) for p in protocols]
+    finished = time.perf_counter()
+    result = {
+        "benchmark": benchmark.name,
+        "model": model,
+        "mode": "symmetric",
+        "queries": len(benchmark.queries),
+        "gallery": len(benchmark.gallery),
+        "distractors": counts.valid,
+        "invalid_distractors": counts.invalid,
+        "invalid_gallery": int((~present).sum()),
+        "card": card,
+        "protocols": {s.protocol: _percentages(s) for s in results},
+        "seconds": {"search": searched - started, "score": finished - searched},
+        "peak_rss_mb": _peak_rss_mb(),
+    }
+    return result, results
+
+
+def _protocol(truth: GroundTruth, protocol: str) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+    return relevance(truth, "medium" if protocol == "labels" else protocol)
+
+
+def _pick(above: np.ndarray, relevant: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """The entries of `above` (aligned with `relevant`) that belong to `positives`."""
+    order = np.argsort(relevant, kind="stable")
+    return above[order[np.searchsorted(relevant[order], positives)]]
+
+
+def _descriptors(store: FeatureStore, keys: Sequence[Key], whitenings: Sequence[Whitening | None]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Unit descriptors (N, D_k) float32 of each member, and (N,) which images all of them could read."""
+    found, valid = [], []
+    for key, whitening in zip(keys, whitenings, strict=True):
+        blocks = list(_blocks(store, key, whitening))
+        found.append(np.concatenate([v for v, _ in blocks]))
+        valid.append(np.concatenate([ok for _, ok in blocks]))
+    return found, np.logical_and.reduce(valid)
+
+
+def _blocks(store: FeatureStore, key: Key, whitening: Whitening | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Shard by shard: unit descriptors (M, D) float32, zero where invalid, and (M,) valid."""
+    artifact = store.get(key)
+    combine = artifact.attributes["input"]["combine"]
+    for _, (vectors, valid) in artifact.blocks("vectors", "valid"):
+        known = np.where(valid[:, None, None], vectors, 0).astype(np.float64)
+        joined = combine_scales(known, combine) if whitening is None else whiten(known, whitening, combine)
+        yield (l2(joined) * valid[:, None]).astype(np.float32), valid
+
+
+def _similarity(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over members of the cosines, (Q, G) float32."""
+    total = queries[0] @ gallery[0].T
+    for q, g in zip(queries[1:], gallery[1:], strict=True):
+        total = total + q @ g.T
+    return total / len(queries)
+
+
+@dataclass
+class _Distractors:
+    """How many were searched and how many could not be read."""
+
+    valid: int = 0
+    invalid: int = 0
+
+
+def _distractor_scores(
+    store: FeatureStore,
+    queries: Sequence[np.ndarray],
+    members: Sequence[Member],
+    whitenings: Sequence[Whitening | None],
+    random: RandomDistractors | None,
+    counts: _Distractors,
+) -> Iterator[np.ndarray]:
+    """Blocks (Q, M) of the queries' scores with every distractor set; unreadable distractors are left out."""
+    for number in range(len(members[0].distractors)):
+        streams = [_blocks(store, m.distractors[number], w) for m, w in zip(members, whitenings, strict=True)]
+        for parts in zip(*streams, strict=True):
+            valid = np.logical_and.reduce([ok for _, ok in parts])
+            counts.valid += int(valid.sum())
+            counts.invalid += int((~valid).sum())
+            yield _similarity(queries, [v[valid] for v, _ in parts])
+    if random is not None:
+        generator = np.random.default_rng(random.seed)
+        for start in range(0, random.count, RANDOM_BLOCK):
+            rows = min(RANDOM_BLOCK, random.count - start)
+            counts.valid += rows
+            yield _similarity(queries, [l2(generator.standard_normal((rows, q.shape[1]), np.float32)) for q in queries])
+
+
+def _refuse_invalid(benchmark: Benchmark, truth: GroundTruth, present: np.ndarray, readable: np.ndarray) -> None:
+    """A query or positive that cannot be read makes a score meaningless."""
+    if not readable.all():
+        name = benchmark.queries.ids[int(np.argmin(readable))]
+        raise InputError(f"the query '{name}' of {benchmark.name} cannot be decoded: restore the file, then extract under another --name.")
+    for positives in (*truth.easy, *truth.hard):
+        if not present[positives].all():
+            name = benchmark.gallery.ids[int(positives[np.argmin(present[positives])])]
+            raise InputError(f"the positive '{name}' of {benchmark.name} cannot be decoded: restore the file, then extract under another --name.")
+
+
+def _card(
+    store: FeatureStore,
+    benchmark: Benchmark,
+    members: Sequence[Member],
+    queries_cropped: bool | None,
+    config: EvaluateConfig,
+    random: RandomDistractors | None,
+) -> dict[str, Any]:
+    """Everything a reader needs to know what the score means."""
+    artifacts = [store.get(m.gallery) for m in members]
+    spec = [a.attributes["input"] for a in artifacts]
+    dims = [a.attributes["dim"] if m.whitening is None else store.get(m.whitening).shape("projection")[0] for a, m in zip(artifacts, members, strict=True)]
+
+    def of_all(values: Sequence[Any]) -> Any:
+        return values[0] if all(v == values[0] for v in values) else list(values)
+
+    sets = [{"name": store.get(k).settings["dataset"], "images": store.get(k).rows} for k in members[0].distractors]
+    if random is not None:
+        sets.append({"name": f"random:{random.count}", "images": random.count, "note": "synthetic unit vectors: not a published protocol"})
+    return {
+        "members": [m.label for m in members],
+        "query_crop": queries_cropped,
+        "scales": of_all([s["scales"] for s in spec]),
+        "image_size": of_all([s["size"] for s in spec]),
+        "resize": of_all([s["resize"] for s in spec]),
+        "filter": of_all([s["filter"] for s in spec]),
+        "combine": of_all([s["combine"] for s in spec]),
+        "precision": of_all([a.settings["precision"] for a in artifacts]),
+        "dim": of_all(dims),
+        "similarity": "cosine" if len(members) == 1 else "mean of the members' cosines",
+        "whitening": of_all([str(m.whitening) if m.whitening else None for m in members]),
+        "relevance": "ground truth" if benchmark.truth else ("label, leave-one-out" if benchmark.leave_one_out else "label"),
+        "ap": config.ap,
+        "ties": "score, then index",
+        "index": "exact",
+        "distractors": sets,
+        "artifacts": [str(k) for m in members for k in (m.gallery, m.queries, *m.distractors)],
+    }
+
+
+def _truth_digest(truth: GroundTruth) -> str:
+    from cgd.store.keys import canonical, sha256
+
+    return sha256(canonical([[part.tolist() for part in parts] for parts in dataclasses.astuple(truth)]))
+
+
+def _percentages(result: Score) -> dict[str, Any]:
+    values = {"mAP": 100 * result.mean_ap}
+    if result.protocol == "labels":
+        values |= {f"recall@{k}": 100 * v for k, v in result.recall_at.items()}
+    values |= {f"mP@{k}": 100 * v for k, v in result.precision_at.items()}
+    return {name: None if np.isnan(v) else v for name, v in values.items()} | {"queries": result.queries}
+
+
+def _peak_rss_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

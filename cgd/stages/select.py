@@ -1,0 +1,69 @@
+"""Which stored artifacts a name typed by a user means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cgd.errors import MissingError
+from cgd.registry import Spec
+from cgd.store.feature_store import Entry, FeatureStore
+from cgd.types import Key
+
+
+def embeddings_of(store: FeatureStore, dataset: str, split: str | None, teacher: str | None = None) -> dict[str, dict[str, Key]]:
+    """Sealed embeddings of a data set by the teacher's label and the view; refuses an ambiguous choice.
+
+    `teacher` is a label, or a name with any of the options it was extracted with.
+    """
+    found: dict[str, dict[str, list[Key]]] = {}
+    for entry in store.entries("embeddings"):
+        settings = entry.attributes.get("settings", {})
+        if not entry.sealed or settings["dataset"] != dataset or (split is not None and settings["split"] != split):
+            continue
+        if teacher is None or fits(teacher, entry):
+            found.setdefault(entry.attributes["label"], {}).setdefault(settings["view"], []).append(entry.key)
+    title = dataset if split is None else f"{dataset}@{split}"
+    if not found:
+        whose = f" of {teacher}" if teacher else ""
+        raise MissingError(
+            f"the store {store.files.root} has no embeddings of {title}{whose}: "
+            f"run `cgd extract-teachers --dataset {title}{f' --teachers {teacher}' if teacher else ' --teachers …'}` first."
+        )
+    for label, views in found.items():
+        for view, keys in views.items():
+            if len(keys) > 1:
+                raise MissingError(f"{title} has {len(keys)} embeddings of {label} ({view}); name one of: {', '.join(map(str, keys))}.")
+    return {label: {view: keys[0] for view, keys in views.items()} for label, views in found.items()}
+
+
+def fits(teacher: str, entry: Entry) -> bool:
+    """Whether an embeddings artifact is by the teacher a user typed: its key, its label, or its name and options."""
+    if teacher in (str(entry.key), entry.attributes["label"]):
+        return True
+    spec = Spec.parse(teacher)
+    encoder: dict[str, Any] = entry.attributes["settings"]["encoder"]
+    stored = {**encoder["options"], **encoder["input"]}
+    if (spec.name, spec.argument) != (encoder["name"], encoder["argument"]):
+        return False
+    wanted = {k: v for k, v in spec.options.items() if k != "weights"}
+    return all(k in stored and _text(stored[k]) == v for k, v in wanted.items())
+
+
+def teachers_of(store: FeatureStore, dataset: str, split: str | None, teachers: Sequence[str]) -> dict[str, dict[str, Key]]:
+    """Embeddings by label and view of the `teachers` named, in that order, or of all there are."""
+    if not teachers:
+        return embeddings_of(store, dataset, split)
+    chosen: dict[str, dict[str, Key]] = {}
+    for teacher in teachers:
+        found = embeddings_of(store, dataset, split, teacher)
+        if len(found) > 1:
+            raise MissingError(f"'{teacher}' fits {', '.join(found)}; name one of them.")
+        chosen |= found
+    return chosen
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,143 @@
+"""Fit one whitening per teacher and kind of view, and apply it: streaming, without torch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cgd.config import WhitenConfig
+from cgd.data.views import CROP, FIXED, view_kind
+from cgd.errors import InputError
+from cgd.progress import progress
+from cgd.retrieval.vectors import l2
+from cgd.retrieval.whitening import Moments, energy_kept, fit_pca, whiten
+from cgd.store.artifact import Artifact
+from cgd.store.feature_store import FeatureStore
+from cgd.store.keys import identify, settings_of
+from cgd.types import Key, Whitening
+
+VERSION = 1
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WhiteningReport:
+    """What one fit used and kept."""
+
+    key: Key
+    rows: int
+    dim_in: int
+    dim_out: int
+    energy_kept: float
+    clamped: int
+
+
+def fit_whitening(*, store: FeatureStore, embeddings: Sequence[Key], config: WhitenConfig) -> WhiteningReport:
+    """Fit on `embeddings`: one teacher's views of one kind. One pass; memory is D x D and a shard."""
+    artifacts = [store.get(key) for key in embeddings]
+    kinds = {view_kind(a.settings["view"]) for a in artifacts}
+    encoders = {a.attributes["label"] for a in artifacts}
+    if len(kinds) != 1 or len(encoders) != 1:
+        raise InputError(f"one whitening is fitted on one teacher and one kind of view, not on {sorted(encoders)} and {sorted(kinds)}.")
+    kind, label = kinds.pop(), encoders.pop()
+    first = artifacts[0].settings
+    title = first["dataset"] if first["split"] is None else f"{first['dataset']}@{first['split']}"
+    settings = {**settings_of(config), "dataset": first["dataset"], "split": first["split"], "view_kind": kind, "encoder": first["encoder"]}
+    identity = identify("whitening", [title, label, kind], VERSION, settings, embeddings)
+    if not store.is_sealed(identity.key):
+        moments = Moments()
+        total = sum(a.rows for a in artifacts)
+        with progress(total, f"{title}: whitening {label} ({kind})", "rows") as bar:
+            for rows, seen in _fitting_rows(artifacts, config):
+                moments.add(rows)
+                bar.update(seen)
+        fitted = fit_pca(moments, config.dim, config.floor, kind)
+        arrays = {"mean": fitted.mean, "projection": fitted.projection, "eigenvalues": fitted.eigenvalues}
+        about = {"label": label, "n_fit": fitted.n_fit, "n_clamped": fitted.n_clamped, "view_kind": kind}
+        store.write_whole(identity, arrays, attributes=about)
+        log.info("%s: whitened on %d rows, %.1f %% of the variance kept", identity.key, fitted.n_fit, 100 * energy_kept(fitted))
+    known = read_whitening(store, identity.key)
+    return WhiteningReport(identity.key, known.n_fit, len(known.mean), len(known.projection), energy_kept(known), known.n_clamped)
+
+
+def apply_whitening(*, store: FeatureStore, whitening: Key, embeddings: Key, other_view: bool = False) -> Key:
+    """Write the whitened vectors of `embeddings`, float16 and not normalised, shard by shard.
+
+    Refuses another teacher than the whitening's, and another kind of view unless `other_view`.
+    """
+    source = store.get(embeddings)
+    known = store.get(whitening)
+    view = source.settings["view"]
+    if known.settings["encoder"] != source.settings["encoder"]:
+        raise InputError(f"{whitening} was fitted on another teacher than that of {embeddings}.")
+    if known.settings["view_kind"] != view_kind(view) and not other_view:
+        raise InputError(f"{whitening} was fitted on {known.settings['view_kind']} views and {embeddings} is {view}: fit one on that kind.")
+    title = source.settings["dataset"] if source.settings["split"] is None else f"{source.settings['dataset']}@{source.settings['split']}"
+    label = source.attributes["label"]
+    settings = {"dataset": source.settings["dataset"], "split": source.settings["split"], "view": view, "ids": source.settings["ids"]}
+    identity = identify("whitened", [title, label, view], VERSION, settings, [embeddings, whitening])
+    if store.is_sealed(identity.key):
+        return identity.key
+    fitted = read_whitening(store, whitening)
+    combine = source.attributes["input"]["combine"]
+    shapes = {n: source.shape(n) for n in source.arrays if n not in ("vectors", "reasons")}
+    shapes["vectors"] = (source.rows, len(fitted.projection))
+    writer = store.writer(identity, shapes, attributes={"label": label}, shard_rows=source.shard_rows)
+    for shard in writer.missing():
+        rows = writer.shard_range(shard)
+        wanted = np.arange(rows.start, rows.stop)
+        blocks = {n: source.gather(n, wanted) for n in shapes if n != "vectors"}
+        blocks["vectors"] = whiten(source.gather("vectors", wanted), fitted, combine).astype(np.float16)
+        writer.write(shard, blocks)
+    writer.seal()
+    return identity.key
+
+
+def fit_and_apply(
+    *, store: FeatureStore, teachers: Mapping[str, Mapping[str, Key]], config: WhitenConfig
+) -> dict[str, tuple[dict[str, WhiteningReport], dict[str, Key]]]:
+    """Per teacher: a whitening for each kind of view stored, by kind, and the whitened vectors, by view."""
+    done = {}
+    for label, views in teachers.items():
+        reports: dict[str, WhiteningReport] = {}
+        whitened: dict[str, Key] = {}
+        for kind in (FIXED, CROP):
+            of_kind = {v: k for v, k in sorted(views.items()) if view_kind(v) == kind}
+            if not of_kind:
+                continue
+            reports[kind] = fit_whitening(store=store, embeddings=list(of_kind.values()), config=config)
+            for view, key in of_kind.items():
+                whitened[view] = apply_whitening(store=store, whitening=reports[kind].key, embeddings=key)
+        done[label] = (reports, whitened)
+    return done
+
+
+def read_whitening(store: FeatureStore, key: Key) -> Whitening:
+    """A stored whitening as a value."""
+    artifact = store.get(key)
+    about = artifact.attributes
+    arrays = (artifact.read("mean"), artifact.read("projection"), artifact.read("eigenvalues"))
+    return Whitening(*arrays, about["n_fit"], about["n_clamped"], about["view_kind"])
+
+
+def _fitting_rows(artifacts: Sequence[Artifact], config: WhitenConfig) -> Iterator[tuple[np.ndarray, int]]:
+    """l2-normalised valid rows (M, D) at scale 1 of every block, and how many rows the block had.
+
+    With `samples` a random choice of all rows, the same for every run of one seed.
+    """
+    total = sum(a.rows for a in artifacts)
+    chosen = np.ones(total, bool)
+    if 0 < config.samples < total:
+        chosen = np.zeros(total, bool)
+        chosen[np.random.default_rng(config.seed).choice(total, config.samples, replace=False)] = True
+    offset = 0
+    for artifact in artifacts:
+        scales = artifact.attributes["input"]["scales"]
+        scale = scales.index(1.0) if artifact.shape("vectors")[1] > 1 and 1.0 in scales else 0
+        for rows, (vectors, valid) in artifact.blocks("vectors", "valid"):
+            here = valid & chosen[offset + rows.start : offset + rows.stop]
+            yield l2(vectors[here, scale].astype(np.float64)), len(rows)
+        offset += artifact.rows

@@ -1,1 +1,1 @@
-"""x."""
+"""cgd: distil several heavy image-retrieval networks into one light network, offline."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cgd.data.groundtruth import RevisitedGroundTruth, read_ground_truth
-from cgd.data.synthetic import draw_landmarks
+from cgd.data import synthetic
 from cgd.errors import InputError, unknown
 from cgd.registry import Spec, bind
 from cgd.types import Benchmark, GroundTruth, ImageList
@@ -222,7 +222,8 @@ def _drawn(path: str) -> Path:
     spec = Spec.parse(path)
     if spec.name != "landmarks":
         raise unknown("synthetic data set", spec.name, ["landmarks"])
-    return draw_landmarks(Path(".cgd/synthetic") / spec.label(), **bind(draw_landmarks, spec.options, f"synthetic:{path}"))
+    folder = Path(".cgd/synthetic") / f"{spec.label()}-v{synthetic.VERSION}"
+    return synthetic.draw_landmarks(folder, **bind(synthetic.draw_landmarks, spec.options, f"synthetic:{path}"))
 
 
 def _existing(path: Path) -> Path:

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from cgd.errors import InputError
 
+VERSION = 1  # rises when the same options draw other pixels
 WIDTH, HEIGHT = 160, 120
 _VIEWS = {"easy": 4, "hard": 3, "junk": 1}  # gallery images of one landmark
 
@@ -87,7 +88,7 @@ class _Building:
         self.roof_colour = tuple(int(v) for v in draw.integers(40, 160, 3))
         self.glass = tuple(int(v) for v in draw.integers(20, 120, 3))
         self.columns, self.floors = int(draw.integers(2, 8)), int(draw.integers(2, 7))
-        self.width, self.height = float(draw.uniform(0.35, 0.75)), float(draw.uniform(0.4, 0.7))
+        self.width, self.height = float(draw.uniform(0.45, 0.9)), float(draw.uniform(0.5, 0.75))
         self.roof = str(draw.choice(["flat", "gable", "dome", "tower", "steps"]))
         self.window = str(draw.choice(["square", "arch", "round", "slit"]))
         self.band = int(draw.integers(0, self.floors))
@@ -97,12 +98,12 @@ class _Building:
 def _photograph(building: _Building, difficulty: str, draw: np.random.Generator) -> tuple[Image.Image, list[float]]:
     """One view (WIDTH x HEIGHT) of a building and the box it fills, x1 y1 x2 y2."""
     hard = difficulty != "easy"
-    sky = tuple(int(v) for v in draw.integers(140, 250, 3))
-    ground = tuple(int(v) for v in draw.integers(60, 150, 3))
+    sky = tuple(int(v) for v in np.array([150, 185, 220]) + draw.integers(-25, 30))  # clear to overcast
+    ground = tuple(int(v) for v in np.array([95, 105, 85]) + draw.integers(-20, 20))
     canvas = Image.new("RGB", (2 * WIDTH, 2 * HEIGHT), sky)
     pen = ImageDraw.Draw(canvas)
     pen.rectangle((0, int(1.6 * HEIGHT), 2 * WIDTH, 2 * HEIGHT), fill=ground)
-    zoom = draw.uniform(0.6, 1.0) if not hard else draw.uniform(0.4, 1.3)
+    zoom = draw.uniform(0.75, 1.0) if not hard else draw.uniform(0.5, 1.3)
     w, h = building.width * zoom * 2 * WIDTH, building.height * zoom * 2 * HEIGHT
     shift = {"easy": 0.08, "hard": 0.2, "junk": 0.75}[difficulty]
     centre = WIDTH * (1 + draw.choice([-1, 1]) * draw.uniform(shift / 3, shift))
@@ -121,7 +122,7 @@ def _photograph(building: _Building, difficulty: str, draw: np.random.Generator)
     noise = draw.normal(0, 8 if hard else 3, (HEIGHT, WIDTH, 3))
     picture = Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
     x1, y1, x2, y2 = (v / 2 for v in box)
-    return picture, [max(0.0, x1), max(0.0, y1 - 12), min(float(WIDTH), x2), min(float(HEIGHT), y2)]
+    return picture, [max(0.0, x1 - 8), max(0.0, y1 - 16), min(float(WIDTH), x2 + 8), min(float(HEIGHT), y2 + 4)]
 
 
 def _draw_building(pen: ImageDraw.ImageDraw, b: _Building, box: tuple[float, float, float, float]) -> None:

@@ -214,7 +214,7 @@ def evaluate(
         members = [_member(session, benchmark, s, bool(cropped), sets, extraction, whitening) for s in sources]
         groups = [(m.label, [m]) for m in members]
         if ensemble and len(members) > 1:
-            groups.append(("ensemble of " + " + ".join(m.label for m in members), members))
+            groups.append((f"ensemble of {len(members)}", members))
         for name, group in groups:
             model = f"{name}, whitened" if whitening is not None else name
             results.append(

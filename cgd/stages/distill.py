@@ -140,7 +140,7 @@ def _plan(
 
 def _identity(images: ImageList, source: EncoderSource, config: DistillConfig, method_config: Any, inputs: Sequence[Key]) -> Identity:
     settings = {
-        **settings_of(config),
+        **{name: value for name, value in settings_of(config).items() if name != "init"},  # a path; its digest is the student's
         "dataset": images.name,
         "split": images.split,
         config.method: settings_of(method_config),

@@ -279,7 +279,16 @@ def _embed_shard(
     def flush(job: _Job, items: list[tuple[int, list[np.ndarray]]]) -> None:
         places = [place for place, _ in items]
         started = time.perf_counter()
-        vectors = _embed(job.encoder, [a for _, a in items], config.precision, compute.device)
+        try:
+            vectors = _embed(job.encoder, [a for _, a in items], config.precision, compute.device)
+        except torch.OutOfMemoryError as error:
+            raise InputError(f"{job.source.text} needs more memory than {compute.device} has: lower --batch-size ({compute.batch_size}).") from error
+        except RuntimeError as error:  # a network refuses an image that its strides shrink to nothing
+            height, width = items[0][1][0].shape[1:]
+            raise InputError(
+                f"{job.source.text} cannot take the image '{images.ids[rows[places[0]]]}' at {width} x {height} pixels "
+                f"({str(error).splitlines()[0]}): give it another size, or enlarge=true."
+            ) from error
         report.encoders[job.source.label].seconds += time.perf_counter() - started
         report.encoders[job.source.label].embedded += len(items)
         if not np.isfinite(vectors).all():

@@ -98,6 +98,11 @@ class FeatureStore:
             raise MissingError(f"no {' or '.join(kinds)} artifact fits '{text}'; `cgd store ls` lists what there is.")
         raise MissingError(f"'{text}' fits {len(fits)} artifacts; name one of: {', '.join(map(str, fits))}.")
 
+    def provenance(self, key: Key) -> list[dict[str, Any]]:
+        """Who wrote shards of `key`, when, and with which libraries."""
+        folder = f"{layout.PROVENANCE}/{key}"
+        return [json.loads(self.files.read(f"{folder}/{name}")) for name in self.files.children(folder)]
+
     def find(self, kind: str, **settings: Any) -> list[Key]:
         """Sealed artifacts of `kind` whose settings hold these values, sorted."""
         return [

@@ -24,7 +24,7 @@ Command = Callable[..., Any]
 class _Group(click.Group):
     """Commands in the order of the work, and errors of the user's as one sentence."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)
 
 
@@ -55,19 +55,40 @@ def _options(*names: str) -> Callable[[Command], Command]:
 
 
 _SHARED: dict[str, Callable[[Command], Command]] = {
-    "store": click.option("--store", "store_url", envvar="CGD_STORE", default="./features.zarr", show_default=True, help="Feature store (or CGD_STORE)."),
-    "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output and nothing else there."),
+    "store": click.option(
+        "--store",
+        "store_url",
+        envvar="CGD_STORE",
+        default="./features.zarr",
+        show_default=True,
+        help="Feature store (or CGD_STORE).",
+    ),
+    "json": click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object on standard output and nothing else there."
+    ),
     "quiet": click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error."),
     "verbose": click.option("-v", "--verbose", is_flag=True, help="More on standard error."),
     "debug": click.option("--debug", is_flag=True, help="Show the traceback of an error."),
     "device": click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:i."),
-    "workers": click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Threads that decode images."),
-    "weights": click.option("--weights", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of weights files."),
+    "workers": click.option(
+        "--workers", type=click.IntRange(0), default=2, show_default=True, help="Threads that decode images."
+    ),
+    "weights": click.option(
+        "--weights", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of weights files."
+    ),
     "dataset": click.option("--dataset", required=True, help="KIND:PATH the first time, then NAME or NAME@SPLIT."),
     "name": click.option("--name", help="Name of the data set (default: its folder's)."),
-    "set": click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting of the recipe, e.g. distill.epochs=5."),
+    "set": click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Any setting of the recipe, e.g. distill.epochs=5.",
+    ),
     "dry-run": click.option("--dry-run", is_flag=True, help="Tell bytes, free disk and expected time; write nothing."),
-    "teachers": click.option("--teachers", default="", help="Names separated by commas; options after ?, e.g. 'mobilenet-v1?width=0.5'."),
+    "teachers": click.option(
+        "--teachers", default="", help="Names separated by commas; options after ?, e.g. 'mobilenet-v1?width=0.5'."
+    ),
 }
 
 
@@ -75,8 +96,12 @@ _SHARED: dict[str, Callable[[Command], Command]] = {
 @_options("dataset", "name", "teachers", "weights", "device", "workers", "set", "dry-run")
 @click.option("--split", help="Only this split of the data set.")
 @click.option("--views", type=click.IntRange(0), help="Replayable crops beside the fixed view.  [default: 0]")
-@click.option("--part", default="1/1", show_default=True, help="Only part i of n (i/n) of the shards; machines may share a store.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Arithmetic of the networks.  [default: fp32]")
+@click.option(
+    "--part", default="1/1", show_default=True, help="Only part i of n (i/n) of the shards; machines may share a store."
+)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Arithmetic of the networks.  [default: fp32]"
+)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per forward pass.")
 @click.option("--shard-rows", type=click.IntRange(1), help="Images per shard.  [default: what fits 16 MB]")
 def extract_teachers(**o: Any) -> None:
@@ -85,7 +110,7 @@ def extract_teachers(**o: Any) -> None:
     \b
     cgd extract-teachers --dataset folder:photos --teachers gem --weights weights --views 4
     """
-    from cgd.pipeline import steps
+    from cgd.pipeline import steps, text
     from cgd.pipeline.recipe import change
 
     with _command(o):
@@ -95,26 +120,10 @@ def extract_teachers(**o: Any) -> None:
         session = _session(o, part=_part(o["part"]), batch_size=o["batch_size"], shard_rows=o["shard_rows"])
         images = session.workspace.images(o["dataset"], o["name"], o["split"])
         if o["dry_run"]:
-            _print(o, steps.estimate_extraction(session, images, recipe.extract), _estimate_text)
+            _print(o, steps.estimate_extraction(session, images, recipe.extract), text.estimate_text)
             return
         report = steps.extract_teachers(session, images, recipe.extract)
-        result = {
-            "images": report.images,
-            "valid": report.valid,
-            "failed": [{"id": i, "reason": r} for i, r in report.failed.items()],
-            "images_per_second": report.images_per_second,
-            "teachers": {
-                label: {
-                    "key": str(e.keys["fixed"]),
-                    "keys": {view: str(key) for view, key in e.keys.items()},
-                    "shards_written": e.shards_written,
-                    "shards_skipped": e.shards_skipped,
-                    "images_per_second": e.images_per_second,
-                }
-                for label, e in report.encoders.items()
-            },
-        }
-        _print(o, result, _extract_text)
+        _print(o, report.as_json(), text.extract_text)
 
 
 @cli.command("fit-whitening")
@@ -129,7 +138,7 @@ def fit_whitening(**o: Any) -> None:
     \b
     cgd fit-whitening --dataset photos --dim 512
     """
-    from cgd.pipeline import steps
+    from cgd.pipeline import steps, text
     from cgd.pipeline.recipe import change
 
     with _command(o):
@@ -139,24 +148,15 @@ def fit_whitening(**o: Any) -> None:
         session = _session(o)
         if o["apply_key"]:
             keys = steps.apply_to(session, o["apply_key"], name, split or None)
-            _print(o, {view: str(key) for view, key in keys.items()}, lambda r: "\n".join(f"{v}: {k}" for v, k in r.items()))
+            _print(
+                o,
+                {view: str(key) for view, key in keys.items()},
+                lambda r: "\n".join(f"{v}: {k}" for v, k in r.items()),
+            )
             return
         done = steps.fit_whitening(session, name, split or None, recipe)
-        result = {
-            label: {
-                kind: {
-                    "key": str(r.key),
-                    "rows": r.rows,
-                    "dim_in": r.dim_in,
-                    "dim_out": r.dim_out,
-                    "energy_kept": r.energy_kept,
-                    "clamped": r.clamped,
-                }
-                for kind, r in reports.items()
-            }
-            for label, (reports, _) in done.items()
-        }
-        _print(o, result, _whitening_text)
+        result = {label: {kind: r.as_json() for kind, r in reports.items()} for label, (reports, _) in done.items()}
+        _print(o, result, text.whitening_text)
 
 
 @cli.command()
@@ -175,17 +175,18 @@ def distill(**o: Any) -> None:
     \b
     cgd distill --dataset photos --student resnet18 --init resnet18.pth --epochs 20 --out student
     """
-    from cgd.pipeline import steps
+    from cgd.pipeline import steps, text
     from cgd.pipeline.recipe import change
+    from cgd.stages import select
 
     with _command(o):
         fields = ("method", "fusion", "student", "init", "epochs", "batch_pairs")
         recipe = change(_recipe(o), "distill", **{name: o[name] for name in fields})
         session = _session(o)
         images = session.workspace.images(o["dataset"], o["name"])
-        vectors = steps.whitened_vectors(session.store(), images.name, images.split, _names(o["teachers"]), o["whitening"])
+        vectors = select.whitened_of(session.store(), images.name, images.split, _names(o["teachers"]), o["whitening"])
         report = steps.distill(session, images, vectors, recipe, o["out"])
-        _print(o, _student(report), _student_text)
+        _print(o, report.as_json(), text.student_text)
 
 
 @cli.command()
@@ -194,8 +195,12 @@ def distill(**o: Any) -> None:
 @click.option("--benchmark", required=True, help="KIND:PATH the first time, then NAME.")
 @click.option("--whitening", help="Data set (or key) whose whitening the teachers go through.")
 @click.option("--ensemble", is_flag=True, help="Also the mean of the teachers' similarities.")
-@click.option("--distractors", multiple=True, metavar="KIND:PATH|NAME|random:N", help="Add these to the gallery; repeatable.")
-@click.option("--queries", type=click.Choice(["cropped", "full", "both"]), help="Cut queries to their boxes.  [default: cropped]")
+@click.option(
+    "--distractors", multiple=True, metavar="KIND:PATH|NAME|random:N", help="Add these to the gallery; repeatable."
+)
+@click.option(
+    "--queries", type=click.Choice(["cropped", "full", "both"]), help="Cut queries to their boxes.  [default: cropped]"
+)
 def evaluate(**o: Any) -> None:
     """Score a student or teachers by mAP, with the protocol beside the score.
 
@@ -203,9 +208,8 @@ def evaluate(**o: Any) -> None:
     cgd evaluate --student student --benchmark roxford5k:data --queries both
     cgd evaluate --teachers gem --weights weights --whitening photos --benchmark roxford5k:data
     """
-    from cgd.pipeline import steps
+    from cgd.pipeline import steps, text
     from cgd.pipeline.recipe import change
-    from cgd.pipeline.table import card_line, score_table
 
     with _command(o):
         recipe = change(_recipe(o), "evaluate", queries=o["queries"], distractors=o["distractors"] or None)
@@ -214,30 +218,39 @@ def evaluate(**o: Any) -> None:
             raise click.UsageError("give either --student or --teachers.")
         session = _session(o)
         benchmark = session.workspace.benchmark(o["benchmark"], o["name"])
-        sources = [steps.load_student(session, o["student"])] if o["student"] else steps.teacher_sources(session, teachers)
+        sources = (
+            [steps.load_student(session, o["student"])] if o["student"] else steps.teacher_sources(session, teachers)
+        )
         results = steps.evaluate(
-            session, benchmark, sources, recipe.evaluate, whitening=o["whitening"], ensemble=o["ensemble"], extract_config=recipe.extract
+            session,
+            benchmark,
+            sources,
+            recipe.evaluate,
+            whitening=o["whitening"],
+            ensemble=o["ensemble"],
+            extract_config=recipe.extract,
         )
 
-        def text(_: Any) -> str:
-            return "\n".join([score_table(results), "", *(f"{r['model']}: {card_line(r['card'])}" for r in results)])
-
-        _print(o, results[0] if len(results) == 1 else {"runs": results}, text)
+        _print(o, results[0] if len(results) == 1 else {"runs": results}, lambda _: text.scores_text(results))
 
 
 @cli.command()
 @_options("weights", "device", "workers", "set", "dry-run")
 @click.argument("recipe_file", metavar="RECIPE.yaml", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--data", multiple=True, metavar="NAME=KIND:PATH", help="Where a data set of the recipe is; repeatable, remembered.")
+@click.option(
+    "--data", multiple=True, metavar="NAME=KIND:PATH", help="Where a data set of the recipe is; repeatable, remembered."
+)
 @click.option("--seeds", default="", help="Seeds separated by commas: one student each.  [default: the recipe's]")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the students.  [default: runs/<recipe>]")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the students.  [default: runs/<recipe>]"
+)
 def run(**o: Any) -> None:
     """Run a recipe from photographs to scores; nothing is done twice.
 
     \b
     cgd run recipes/grocery.yaml --data grocery=manifest:photos/manifest.csv --weights weights --seeds 0,1,2
     """
-    from cgd.pipeline import runner, steps
+    from cgd.pipeline import runner, steps, text
 
     with _command(o):
         recipe = _recipe(o, o["recipe_file"])
@@ -249,24 +262,33 @@ def run(**o: Any) -> None:
             session.workspace.introduce(name, spec)
         if o["dry_run"]:
             images = session.workspace.images(recipe.data.train)
-            _print(o, steps.estimate_extraction(session, images, recipe.extract), _estimate_text)
+            _print(o, steps.estimate_extraction(session, images, recipe.extract), text.estimate_text)
             return
         seeds = _integers(o["seeds"])
         report = runner.run(session, recipe, seeds=seeds, out=o["out"] or Path("runs") / o["recipe_file"].stem)
-        _print_run(o, report)
+        _print(o, report.as_json(), text.run_text)
 
 
 @cli.command()
 @_options("device", "workers")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True, help="Folder for all of it.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder for all of it.",
+)
 def demo(**o: Any) -> None:
     """Draw small landmarks and run the whole path on them, in a few minutes on a laptop."""
     from cgd.pipeline import demo as demonstration
+    from cgd.pipeline import text
     from cgd.pipeline.workspace import Workspace
 
     with _command(o):
-        session = _session({**o, "store_url": str(o["out"] / "features.zarr")}, workspace=Workspace(o["out"] / ".cgd/roots.yaml"))
-        _print_run(o, demonstration.demo(session, o["out"]))
+        session = _session(
+            {**o, "store_url": str(o["out"] / "features.zarr")}, workspace=Workspace(o["out"] / ".cgd/roots.yaml")
+        )
+        _print(o, demonstration.demo(session, o["out"]).as_json(), text.run_text)
 
 
 @cli.group("store", cls=_Group)
@@ -278,13 +300,15 @@ def store_group() -> None:
 @_options()
 def store_ls(**o: Any) -> None:
     """List the artifacts, sealed or begun."""
+    from cgd.pipeline import text
     from cgd.store.feature_store import FeatureStore
 
     with _command(o):
         entries = [
-            {"key": str(e.key), "sealed": e.sealed, "shards": e.shards_done} for e in FeatureStore.open(o["store_url"]).entries()
+            {"key": str(e.key), "sealed": e.sealed, "shards": e.shards_done}
+            for e in FeatureStore.open(o["store_url"]).entries()
         ]
-        _print(o, {"artifacts": entries}, lambda r: "\n".join(_entry_text(e) for e in r["artifacts"]) or "empty store")
+        _print(o, {"artifacts": entries}, text.store_text)
 
 
 @store_group.command("info")
@@ -300,7 +324,7 @@ def store_info(**o: Any) -> None:
         artifact = store.get(store.resolve(o["key"], tuple(LAYOUT)))
         result = {
             "key": str(artifact.key),
-            "bytes": artifact.bytes,
+            "bytes": artifact.size,
             "arrays": {name: list(artifact.shape(name)) for name in artifact.arrays},
             "files": artifact.blobs,
             **artifact.attributes,
@@ -392,68 +416,8 @@ def _part(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def _print(o: dict[str, Any], result: dict[str, Any], text: Callable[[dict[str, Any]], str]) -> None:
-    click.echo(json.dumps(result, ensure_ascii=False) if o["as_json"] else text(result))
-
-
-def _print_run(o: dict[str, Any], report: Any) -> None:
-    from cgd.pipeline.table import card_line, score_table
-
-    def text(_: Any) -> str:
-        cards = dict.fromkeys(f"{s['benchmark']}: {card_line(s['card'])}" for s in report.scores if s["row"] == "student")
-        return "\n".join([score_table(report.scores), "", *(_student_text(_student(s)) for s in report.students), *cards])
-
-    _print(o, {"scores": report.scores, "students": [_student(s) for s in report.students]}, text)
-
-
-def _student(report: Any) -> dict[str, Any]:
-    return {
-        "key": str(report.key),
-        "folder": str(report.folder),
-        "parameters": report.parameters,
-        "gmacs": report.gmacs,
-        "epochs": report.epochs,
-        "final_loss": report.final_loss,
-        "seconds_per_step": dict(report.seconds_per_step),
-        "skipped": report.skipped,
-    }
-
-
-def _student_text(r: dict[str, Any]) -> str:
-    steps = ", ".join(f"{k} {v:.3f}" for k, v in r["seconds_per_step"].items())
-    return (
-        f"{r['folder']}: {r['parameters']:,} parameters, {r['gmacs']:.3f} GMACs, {r['epochs']} epochs, "
-        f"loss {r['final_loss']:.4f}; seconds per step: {steps}"
-    )
-
-
-def _extract_text(r: dict[str, Any]) -> str:
-    lines = [f"{r['valid']} of {r['images']} images are valid"]
-    lines += [f"  invalid: {f['id']}: {f['reason']}" for f in r["failed"]]
-    lines += [
-        f"{label}: {len(t['keys'])} views, {t['shards_written']} shards written, {t['shards_skipped']} skipped"
-        + (f", {t['images_per_second']:.0f} images/s in the network" if t["images_per_second"] else "")
-        for label, t in r["teachers"].items()
-    ]
-    return "\n".join(lines)
-
-
-def _whitening_text(r: dict[str, Any]) -> str:
-    return "\n".join(
-        f"{label} ({kind}): {w['rows']} rows, {w['dim_in']} to {w['dim_out']} dimensions, {100 * w['energy_kept']:.1f} % of the variance, "
-        f"{w['clamped']} eigenvalues clamped"
-        for label, kinds in r.items()
-        for kind, w in kinds.items()
-    )
-
-
-def _estimate_text(r: dict[str, Any]) -> str:
-    rate = f", about {r['seconds'] / 3600:.2f} hours at {r['images_per_second']:.1f} images/s" if r["artifacts"] else ""
-    return f"{r['artifacts']} artifacts to make of {r['images']} images: {r['bytes'] / 1e9:.3f} GB, {r['free_bytes'] / 1e9:.1f} GB free{rate}"
-
-
-def _entry_text(entry: dict[str, Any]) -> str:
-    return f"{entry['key']}  {'sealed' if entry['sealed'] else 'not sealed, ' + str(entry['shards']) + ' shards done'}"
+def _print(o: dict[str, Any], result: dict[str, Any], as_text: Callable[[dict[str, Any]], str]) -> None:
+    click.echo(json.dumps(result, ensure_ascii=False) if o["as_json"] else as_text(result))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

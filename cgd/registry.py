@@ -34,7 +34,8 @@ def plugin(function: F) -> F:
 def names(package: str) -> list[str]:
     """Names of the plug-ins of a package such as `cgd.fusion`, without importing one."""
     spec = importlib.util.find_spec(package)
-    assert spec is not None and spec.submodule_search_locations is not None, package
+    assert spec is not None, package
+    assert spec.submodule_search_locations is not None, package
     found = pkgutil.iter_modules(list(spec.submodule_search_locations))
     return sorted(m.name.replace("_", "-") for m in found if not m.name.startswith("_"))
 
@@ -74,7 +75,11 @@ class Spec:
 
     def label(self, without: typing.Container[str] = ()) -> str:
         """A slug of name, argument and option values for people to read in keys and tables."""
-        parts = [self.name, self.argument or "", *(f"{k}-{v}" for k, v in sorted(self.options.items()) if k not in without)]
+        parts = [
+            self.name,
+            self.argument or "",
+            *(f"{k}-{v}" for k, v in sorted(self.options.items()) if k not in without),
+        ]
         return slug("-".join(filter(None, parts)))
 
 

@@ -76,6 +76,11 @@ class InputSpec:
             raise InputError("an input needs three means and three standard deviations, in RGB order.")
 
 
+def title_of(name: str, split: str | None) -> str:
+    """`name` or `name@split`, as typed on the command line."""
+    return name if split is None else f"{name}@{split}"
+
+
 @dataclass(frozen=True)
 class ImageList:
     """A data set, or one split of it, in a fixed order.
@@ -95,7 +100,12 @@ class ImageList:
     boxes: tuple[tuple[float, float, float, float] | None, ...] | None = None
 
     def __post_init__(self) -> None:
-        for what, values in (("paths", self.paths), ("labels", self.labels), ("groups", self.groups), ("boxes", self.boxes)):
+        for what, values in (
+            ("paths", self.paths),
+            ("labels", self.labels),
+            ("groups", self.groups),
+            ("boxes", self.boxes),
+        ):
             if values is not None and len(values) != len(self.ids):
                 raise InputError(f"{self.title} has {len(self.ids)} ids but {len(values)} {what}.")
         if len(set(self.ids)) != len(self.ids):
@@ -109,7 +119,7 @@ class ImageList:
     @property
     def title(self) -> str:
         """`name` or `name@split`, as typed on the command line."""
-        return self.name if self.split is None else f"{self.name}@{self.split}"
+        return title_of(self.name, self.split)
 
 
 @dataclass(frozen=True)

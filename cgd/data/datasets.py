@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from cgd.data.groundtruth import RevisitedGroundTruth, read_ground_truth
 from cgd.data import synthetic
+from cgd.data.groundtruth import RevisitedGroundTruth, read_ground_truth
 from cgd.errors import InputError, unknown
 from cgd.registry import Spec, bind
 from cgd.types import Benchmark, GroundTruth, ImageList
 
-EXTENSIONS = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .jp2 .avif".split())
+EXTENSIONS = frozenset(
+    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"]
+)
 QUERY, GALLERY = "query", "gallery"
 
 
@@ -65,7 +67,9 @@ def open_benchmark(text: str, name: str | None = None) -> Benchmark:
 def label_truth(gallery: ImageList, queries: ImageList, leave_one_out: bool) -> GroundTruth:
     """Positives are the gallery images of the query's label; the query itself is junk in leave-one-out."""
     if gallery.labels is None or queries.labels is None:
-        raise InputError(f"{gallery.title} has no labels and no ground truth beside it, so nothing can be scored on it.")
+        raise InputError(
+            f"{gallery.title} has no labels and no ground truth beside it, so nothing can be scored on it."
+        )
     rows: dict[str, list[int]] = {}
     for row, label in enumerate(gallery.labels):
         rows.setdefault(label, []).append(row)
@@ -117,7 +121,9 @@ def _manifest(path: str, name: str, split: str | None) -> ImageList:
     for entry in table["path"]:
         pure = PurePosixPath(entry.replace("\\", "/"))
         if not entry or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
-            raise InputError(f"the manifest {file} holds the path '{entry}': paths are relative to the manifest, without '..'.")
+            raise InputError(
+                f"the manifest {file} holds the path '{entry}': paths are relative to the manifest, without '..'."
+            )
     labels = tuple(table["label"]) if "label" in table else None
     boxes = tuple(_parse_box(b, file) for b in table["bbx"]) if "bbx" in table else None
     return ImageList(name, split, tuple(table["image_id"]), tuple(table["path"]), file.parent, labels, boxes=boxes)
@@ -159,7 +165,9 @@ def _manifest_with_truth(path: str, name: str, known: RevisitedGroundTruth) -> B
     def choose(split: str, names: Iterable[str], boxes: tuple[Any, ...] | None) -> ImageList:
         missing = [n for n in names if n not in rows]
         if missing:
-            raise InputError(f"{Path(path).parent / 'gnd.json'} names '{missing[0]}', which is neither a path nor an image_id of {path}.")
+            raise InputError(
+                f"{Path(path).parent / 'gnd.json'} names '{missing[0]}', neither a path nor an image_id of {path}."
+            )
         picked = [rows[n] for n in names]
         labels = images.labels and tuple(images.labels[r] for r in picked)
         ids, paths = tuple(images.ids[r] for r in picked), tuple(images.paths[r] for r in picked)

@@ -44,9 +44,13 @@ def read_ground_truth(path: Path) -> RevisitedGroundTruth:
         if len(entries) != len(queries):
             raise InputError(f"{path} has {len(queries)} queries but ground truth for {len(entries)}.")
         boxes = tuple(_box(entry.get("bbx")) for entry in entries)
-        easy, hard, junk = (tuple(_indices(e.get(key, []), len(gallery), path) for e in entries) for key in ("easy", "hard", "junk"))
+        easy, hard, junk = (
+            tuple(_indices(e.get(key, []), len(gallery), path) for e in entries) for key in ("easy", "hard", "junk")
+        )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not ground truth in the revisited form (imlist, qimlist, gnd): {error!r}.") from error
+        raise InputError(
+            f"{path} is not ground truth in the revisited form (imlist, qimlist, gnd): {error!r}."
+        ) from error
     for query, parts in zip(queries, zip(easy, hard, junk, strict=True), strict=True):
         together = np.concatenate(parts)
         if len(np.unique(together)) != len(together):

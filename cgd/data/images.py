@@ -30,9 +30,13 @@ def read_image(root: Path | None, path: str) -> DecodedImage:
     try:
         data = (root / path).read_bytes()
     except FileNotFoundError:
-        raise InputError(f"the image {path} is missing below {root}: restore it, or take it out of the data set.") from None
+        raise InputError(
+            f"the image {path} is missing below {root}: restore it, or take it out of the data set."
+        ) from None
     except OSError as error:
-        raise InputError(f"cannot read the image {root / path}: {error.strerror}; mend that and repeat the same command.") from error
+        raise InputError(
+            f"cannot read the image {root / path}: {error.strerror}; mend that and repeat the same command."
+        ) from error
     digest = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
     if not data:
         return DecodedImage(None, digest, "empty file")
@@ -47,7 +51,7 @@ def _decode(data: bytes) -> Image.Image:
     """The first frame in RGB; 16-bit grey is scaled to 8 bits, transparency is dropped."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; the pixels are what counts
-        image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data))
         image.load()
         if image.mode.startswith("I") or image.mode == "F":
             values = np.asarray(image, dtype=np.float64)

@@ -29,14 +29,18 @@ def label_pairs(
     members = np.split(rows[np.argsort(owner, kind="stable")], np.cumsum(np.bincount(owner, minlength=len(names)))[:-1])
     members = [m for m in members if len(m) >= 2]
     if len(members) < 2:
-        raise InputError("pairs by label need at least two labels with two images each; try --set distill.positives=image.")
+        raise InputError(
+            "pairs by label need at least two labels with two images each; try --set distill.positives=image."
+        )
     order = generator.permutation(len(members))
     for chosen in _cut(order, batch):
         pairs = np.stack([generator.choice(members[i], 2, replace=False) for i in chosen])
         yield Batch(pairs.astype(np.int64), generator.choice(np.asarray(views, np.int64), pairs.shape))
 
 
-def image_pairs(usable: np.ndarray, views: Sequence[int], batch: int, generator: np.random.Generator) -> Iterator[Batch]:
+def image_pairs(
+    usable: np.ndarray, views: Sequence[int], batch: int, generator: np.random.Generator
+) -> Iterator[Batch]:
     """Every image once, paired with itself under two different views (the self-supervised form of methods.md 1.11)."""
     if len(views) < 2:
         raise InputError("pairs of two views need at least two stored crops: extract with --views 2 or more.")

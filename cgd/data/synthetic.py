@@ -114,7 +114,13 @@ def _photograph(building: _Building, difficulty: str, draw: np.random.Generator)
         green = (int(draw.integers(20, 80)), int(draw.integers(80, 150)), int(draw.integers(20, 80)))
         pen.ellipse((x - r, 1.7 * HEIGHT - 2 * r, x + r, 1.7 * HEIGHT), fill=green)
     lean = draw.uniform(-0.25, 0.25) if hard else draw.uniform(-0.08, 0.08)
-    canvas = canvas.transform(canvas.size, Image.Transform.AFFINE, (1, lean, -lean * HEIGHT, 0, 1, 0), Image.Resampling.BILINEAR, fillcolor=sky)
+    canvas = canvas.transform(
+        canvas.size,
+        Image.Transform.AFFINE,
+        (1, lean, -lean * HEIGHT, 0, 1, 0),
+        Image.Resampling.BILINEAR,
+        fillcolor=sky,
+    )
     picture = canvas.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
     strength = 0.45 if hard else 0.15
     picture = ImageEnhance.Brightness(picture).enhance(draw.uniform(1 - strength, 1 + strength))

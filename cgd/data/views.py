@@ -46,7 +46,9 @@ def draw_view(policy: ViewPolicy, image_id: str, number: int, width: int, height
         ratio = math.exp(low + aspect * (high - low))
         w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < w <= width and 0 < h <= height:
-            return _relative(int(x * (width - w + 1)), int(y * (height - h + 1)), w, h, width, height, flip < policy.flip)
+            return _relative(
+                int(x * (width - w + 1)), int(y * (height - h + 1)), w, h, width, height, flip < policy.flip
+            )
     ratio = min(max(width / height, policy.aspect[0]), policy.aspect[1])
     w, h = max(1, min(width, round(height * ratio))), max(1, min(height, round(width / ratio)))
     *_, flip = _uniform(policy, image_id, number, 0)

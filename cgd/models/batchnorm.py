@@ -24,7 +24,11 @@ def norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:
 
 def is_folded(network: nn.Module) -> bool:
     """Whether all batch norms hold identity statistics, as a converted inference network does."""
-    statistics = [(m.running_mean, m.running_var) for m in norms(network) if m.running_mean is not None and m.running_var is not None]
+    statistics = [
+        (m.running_mean, m.running_var)
+        for m in norms(network)
+        if m.running_mean is not None and m.running_var is not None
+    ]
     return bool(statistics) and all(bool((mean == 0).all()) and bool((var == 1).all()) for mean, var in statistics)
 
 
@@ -39,7 +43,9 @@ def decide(network: nn.Module, mode: Mode, pretrained: bool) -> Literal["train",
             "set distill.batch_norm to freeze or unfold."
         )
     if mode == "unfold" and not folded:
-        raise InputError("distill.batch_norm=unfold is for weights whose batch norm was folded away; these still have theirs: use train.")
+        raise InputError(
+            "distill.batch_norm=unfold is for weights whose batch norm was folded away; these have theirs: use train."
+        )
     return mode
 
 
@@ -54,7 +60,7 @@ def unfold(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Give folded batch norms the statistics of their inputs on `batches`, leaving the network's output as it is.
 
     Mean m and variance v of each input are measured in float64 over all batches in one pass; then
-    running_mean = m, running_var = v, weight *= sqrt(v + eps) / sqrt(1 + eps) and bias += weight_old * m / sqrt(1 + eps).
+    running_mean = m, running_var = v, weight *= sqrt(v + eps) / sqrt(1 + eps), bias += old weight * m / sqrt(1 + eps).
     """
     totals: dict[nn.BatchNorm2d, list[Tensor]] = {}
     counts: dict[nn.BatchNorm2d, int] = {}
@@ -79,7 +85,8 @@ def unfold(network: nn.Module, batches: Iterable[Tensor]) -> None:
         variance = (second / counts[norm] - mean.square()).clamp(min=0)
         before, bias = norm.weight.double(), norm.bias.double()
         identity = (1 + norm.eps) ** 0.5
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
         norm.weight.copy_(before * (variance + norm.eps).sqrt() / identity)

@@ -37,7 +37,7 @@ def file_digest(path: Path) -> str:
 
 
 @lru_cache(maxsize=64)
-def _digest(path: Path, size: int, changed: int) -> str:
+def _digest(path: Path, _size: int, _changed: int) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -53,14 +53,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} is refused: it holds pickled code or objects, not only tensors ({str(error).splitlines()[0]})."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise WeightsError(f"{path} is no readable weights file, perhaps cut short: {str(error).splitlines()[0]}.") from error
+        raise WeightsError(
+            f"{path} is no readable weights file, perhaps cut short: {str(error).splitlines()[0]}."
+        ) from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not named tensors.")
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} holds no named tensors, neither at its top nor under 'state_dict'.")
     meta = content.get("meta", {})
-    return Checkpoint(path, {k: v for k, v in state.items() if isinstance(v, Tensor)}, meta if isinstance(meta, Mapping) else {})
+    return Checkpoint(
+        path, {k: v for k, v in state.items() if isinstance(v, Tensor)}, meta if isinstance(meta, Mapping) else {}
+    )
 
 
 def fill(network: nn.Module, checkpoint: Checkpoint, drop: Sequence[str] = ()) -> None:
@@ -74,13 +78,9 @@ def fill(network: nn.Module, checkpoint: Checkpoint, drop: Sequence[str] = ()) -
     missing = sorted(k for k in wanted.keys() - given.keys() if not k.endswith("num_batches_tracked"))
     surplus = sorted(given.keys() - wanted.keys())
     shapes = sorted(k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape)
-    if missing or surplus or shapes:
-        told = [f"{len(names)} {what} (first: {names[0]})" for what, names in
-                (("tensors missing", missing), ("unknown tensors", surplus), ("of another shape", shapes)) if names]  # fmt: skip
+    kinds = {"tensors missing": missing, "unknown tensors": surplus, "of another shape": shapes}
+    told = [f"{len(names)} {what} (first: {names[0]})" for what, names in kinds.items() if names]
+    if told:
         raise WeightsError(f"{checkpoint.path} belongs to another network: {', '.join(told)}.")
     counters = {k: v for k, v in wanted.items() if k.endswith("num_batches_tracked")}
     network.load_state_dict(counters | given)
-
-
-def is_finite(checkpoint: Checkpoint) -> bool:
-    return all(torch.isfinite(v).all() for v in checkpoint.state.values() if v.is_floating_point())

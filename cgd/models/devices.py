@@ -1,10 +1,23 @@
-"""Which device a network runs on, and exact arithmetic there."""
+"""Where networks run and how fast; nothing here changes what a result means."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 
 from cgd.errors import InputError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Device, decoding threads, images per forward pass, and which part of the shards (i of n) is this process's."""
+
+    device: torch.device
+    workers: int = 2
+    batch_size: int = 32
+    shard_rows: int | None = None
+    part: tuple[int, int] = (1, 1)
 
 
 def pick_device(name: str) -> torch.device:

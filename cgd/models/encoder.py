@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from cgd.types import InputSpec
 
@@ -55,3 +56,17 @@ class EncoderSource:
     weights: Path | None
     digest: str
     build: Callable[[], Encoder]
+
+
+def gmacs(encoder: Encoder) -> float:
+    """Multiply-accumulates in units of 1e9 for one image of the encoder's size at scale 1.
+
+    torch counts every multiply-add twice.
+    """
+    size = encoder.input_spec.size
+    device = next(encoder.parameters()).device
+    was_training = encoder.training
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        encoder.eval()(torch.zeros(1, 3, size, size, device=device))
+    encoder.train(was_training)
+    return float(counter.get_total_flops()) / 2 / 1e9

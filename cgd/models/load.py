@@ -53,7 +53,9 @@ def student(text: str, init: Path | None, seed: int = 0) -> EncoderSource:
         checkpoint = None if init is None else read_checkpoint(init)
         return _build(function, spec.argument, checkpoint, options, overrides, seed)
 
-    return EncoderSource(text, spec.label(without=_INPUT), _identity(spec, options, overrides, digest), init, digest, build)
+    return EncoderSource(
+        text, spec.label(without=_INPUT), _identity(spec, options, overrides, digest), init, digest, build
+    )
 
 
 def trained_student(text: str, weights: Path) -> EncoderSource:
@@ -83,7 +85,13 @@ def _split(function: Callable[..., Any], spec: Spec, text: str) -> tuple[dict[st
 
 
 def _identity(spec: Spec, options: Mapping[str, Any], overrides: Mapping[str, Any], digest: str) -> dict[str, Any]:
-    return {"name": spec.name, "argument": spec.argument, "options": dict(options), "input": dict(overrides), "weights": digest}
+    return {
+        "name": spec.name,
+        "argument": spec.argument,
+        "options": dict(options),
+        "input": dict(overrides),
+        "weights": digest,
+    }
 
 
 def _locate(file: str, folder: Path | None, text: str) -> Path:

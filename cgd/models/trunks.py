@@ -25,7 +25,13 @@ def mobilenet_v1(width: float, checkpoint: Checkpoint | None) -> tuple[TimmTrunk
 
     if not 0 < width <= 2:
         raise InputError(f"mobilenet-v1 has a width between 0 and 2, got {width}.")
-    blocks = [["dsa_r1_k3_s1_c64"], ["dsa_r2_k3_s2_c128"], ["dsa_r2_k3_s2_c256"], ["dsa_r6_k3_s2_c512"], ["dsa_r2_k3_s2_c1024"]]
+    blocks = [
+        ["dsa_r1_k3_s1_c64"],
+        ["dsa_r2_k3_s2_c128"],
+        ["dsa_r2_k3_s2_c256"],
+        ["dsa_r6_k3_s2_c512"],
+        ["dsa_r2_k3_s2_c1024"],
+    ]
     network = EfficientNet(
         decode_arch_def(blocks),
         num_classes=0,
@@ -40,7 +46,9 @@ def mobilenet_v1(width: float, checkpoint: Checkpoint | None) -> tuple[TimmTrunk
     return TimmTrunk(network), int(1024 * width)
 
 
-def timm_network(name: str | None, checkpoint: Checkpoint | None, pad_type: str | None) -> tuple[TimmTrunk, int, dict[str, Any]]:
+def timm_network(
+    name: str | None, checkpoint: Checkpoint | None, pad_type: str | None
+) -> tuple[TimmTrunk, int, dict[str, Any]]:
     """A timm network by name without its classifier, its channels, and its pretrained configuration."""
     import timm
 
@@ -50,8 +58,8 @@ def timm_network(name: str | None, checkpoint: Checkpoint | None, pad_type: str 
         raise InputError("timm needs the name of a network, e.g. timm:resnet50.")
     if name.partition(".")[0] not in (known := timm.list_models()):
         raise unknown("timm network", name, known)
-    options = {"pad_type": pad_type} if pad_type else {}
-    network = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    options: dict[str, Any] = {"pad_type": pad_type} if pad_type else {}
+    network: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
     config = dict(network.pretrained_cfg)
     if checkpoint is not None:
         classifier = config.get("classifier") or ()

@@ -103,5 +103,9 @@ def _convert_section(value: Any, hint: Any, where: str, key: str) -> Any:
     spelled = {(_section(name) if not key else name): name for name in hints}
     for name in value:
         if name not in spelled:
-            raise InputError(f"{where}: {f'{key}: ' if key else ''}{unknown('key' if key else 'section', str(name), spelled)}")
-    return hint(**{spelled[n]: _convert(v, hints[spelled[n]], where, f"{key}.{n}" if key else n) for n, v in value.items()})
+            raise InputError(
+                f"{where}: {f'{key}: ' if key else ''}{unknown('key' if key else 'section', str(name), spelled)}"
+            )
+    return hint(
+        **{spelled[n]: _convert(v, hints[spelled[n]], where, f"{key}.{n}" if key else n) for n, v in value.items()}
+    )

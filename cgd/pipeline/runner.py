@@ -30,6 +30,10 @@ class RunReport:
     students: list[DistillReport]
     seeds: tuple[int, ...]
 
+    def as_json(self) -> dict[str, Any]:
+        """The object of `cgd run --json`."""
+        return {"scores": self.scores, "students": [s.as_json() for s in self.students]}
+
 
 def run(session: Session, recipe: Recipe, *, seeds: Sequence[int] = (), out: Path) -> RunReport:
     """Extract, whiten, distil once per seed, and score teachers, their ensembles, and the student before and after."""

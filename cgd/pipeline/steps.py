@@ -18,10 +18,11 @@ from cgd.store.feature_store import FeatureStore
 from cgd.types import Benchmark, ImageList, Key
 
 if TYPE_CHECKING:  # only the stages that run networks import torch
+    from cgd.models.devices import Compute
     from cgd.models.encoder import EncoderSource
     from cgd.stages.distill import DistillReport
     from cgd.stages.evaluate import Member
-    from cgd.stages.extract import Compute, ExtractReport
+    from cgd.stages.extract import ExtractReport
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ class Session:
         return FeatureStore.open(self.store_url, write=write)
 
     def compute(self) -> Compute:
-        from cgd.models.devices import pick_device
-        from cgd.stages.extract import Compute
+        from cgd.models.devices import Compute, pick_device
 
         return Compute(pick_device(self.device), self.workers, self.batch_size, self.shard_rows, self.part)
 
@@ -105,34 +105,10 @@ def apply_to(session: Session, whitening: str, dataset: str, split: str | None) 
     views = select.embeddings_of(store, dataset, split, known.attributes["label"])[known.attributes["label"]]
     fitting = {v: k for v, k in views.items() if v.startswith(CROP + "-") == (known.settings["view_kind"] == CROP)}
     if not fitting:
-        raise MissingError(f"{dataset} has no embeddings of {known.attributes['label']} under {known.settings['view_kind']} views.")
+        raise MissingError(
+            f"{dataset} has no embeddings of {known.attributes['label']} under {known.settings['view_kind']} views."
+        )
     return {v: apply_whitening(store=store, whitening=key, embeddings=k) for v, k in fitting.items()}
-
-
-def whitened_vectors(store: FeatureStore, dataset: str, split: str | None, teachers: Sequence[str], whitening: str | None) -> dict[str, dict[str, Key]]:
-    """Whitened vectors by teacher and view, those through the whitening keys that fit `whitening` if given."""
-    embeddings = select.teachers_of(store, dataset, split, teachers)
-    chosen: dict[str, dict[str, Key]] = {}
-    for entry in store.entries("whitened"):
-        if not entry.sealed:
-            continue
-        source, through = entry.attributes["inputs"]
-        if whitening is not None and whitening not in through:
-            continue
-        for label, views in embeddings.items():
-            for view, key in views.items():
-                if str(key) == source:
-                    if view in chosen.setdefault(label, {}):
-                        raise MissingError(
-                            f"{label} ({view}) of {dataset} is whitened in more than one way; choose with --whitening, e.g. "
-                            f"{through.split('/')[1]}."
-                        )
-                    chosen[label][view] = entry.key
-    for label in embeddings:
-        if label not in chosen:
-            title = dataset if split is None else f"{dataset}@{split}"
-            raise MissingError(f"{title} is not whitened for {label}: run `cgd fit-whitening --dataset {title}` first.")
-    return chosen
 
 
 def student_source(session: Session, recipe: Recipe) -> EncoderSource:
@@ -144,11 +120,15 @@ def student_source(session: Session, recipe: Recipe) -> EncoderSource:
         places = [Path(recipe.distill.init), *([session.weights / recipe.distill.init] if session.weights else [])]
         init = next((p for p in reversed(places) if p.is_file()), None)
         if init is None:
-            raise MissingError(f"the initial weights {recipe.distill.init} are neither here nor in --weights {session.weights}.")
+            raise MissingError(
+                f"the initial weights {recipe.distill.init} are neither here nor in --weights {session.weights}."
+            )
     return student(recipe.distill.student, init, recipe.distill.seed)
 
 
-def distill(session: Session, images: ImageList, teachers: Mapping[str, Mapping[str, Key]], recipe: Recipe, out: Path) -> DistillReport:
+def distill(
+    session: Session, images: ImageList, teachers: Mapping[str, Mapping[str, Key]], recipe: Recipe, out: Path
+) -> DistillReport:
     """Train the recipe's student on `images` against whitened `teachers`."""
     from cgd.stages.distill import distill as run
 
@@ -180,7 +160,9 @@ def load_student(session: Session, where: str) -> EncoderSource:
     folder = Path(where)
     if not (folder / RECIPE).is_file():
         if folder.is_dir():
-            raise MissingError(f"{folder} holds no finished student ({RECIPE} is missing): run `cgd distill … --out {folder}`.")
+            raise MissingError(
+                f"{folder} holds no finished student ({RECIPE} is missing): run `cgd distill … --out {folder}`."
+            )
         store = session.store()
         folder = store.files.root / str(store.resolve(where, ("students",)))
     try:
@@ -235,7 +217,8 @@ def _query_protocols(benchmark: Benchmark, config: EvaluateConfig) -> list[bool 
     """Cropped, full or both; None where the benchmark has no boxes."""
     if benchmark.queries.boxes is None or not any(benchmark.queries.boxes):
         return [None]
-    return {"cropped": [True], "full": [False], "both": [True, False]}[config.queries]
+    protocols: dict[str, list[bool | None]] = {"cropped": [True], "full": [False], "both": [True, False]}
+    return protocols[config.queries]
 
 
 def _distractors(session: Session, texts: Sequence[str]) -> tuple[Any, list[ImageList]]:
@@ -269,26 +252,24 @@ def _member(
     store = session.store(write=True)
 
     def embed(images: ImageList, view: str) -> Key:
-        report = extract(store=store, images=images, sources=[source], views=[view], config=config, compute=session.compute())
+        report = extract(
+            store=store, images=images, sources=[source], views=[view], config=config, compute=session.compute()
+        )
         return report.encoders[source.label].keys[view]
 
     gallery = embed(benchmark.gallery, FIXED)
     queries = embed(benchmark.queries, CROPPED if cropped else FIXED)
-    return Member(source.label, gallery, queries, _whitening_of(store, source, whitening), tuple(embed(d, FIXED) for d in distractors))
+    return Member(
+        source.label,
+        gallery,
+        queries,
+        _whitening(store, source, whitening),
+        tuple(embed(d, FIXED) for d in distractors),
+    )
 
 
-def _whitening_of(store: FeatureStore, source: EncoderSource, wanted: str | Mapping[str, Key] | None) -> Key | None:
+def _whitening(store: FeatureStore, source: EncoderSource, wanted: str | Mapping[str, Key] | None) -> Key | None:
     """The whitening of full images for one encoder."""
-    if wanted is None:
-        return None
-    if not isinstance(wanted, str):
-        return wanted[source.label]
-    encoder = json.loads(json.dumps(source.identity))
-    name, _, split = wanted.partition("@")
-    found = [k for k in store.find("whitening", encoder=encoder, view_kind=FIXED)
-             if wanted in str(k) or (store.get(k).settings["dataset"] == name and split in ("", store.get(k).settings["split"]))]  # fmt: skip
-    if not found:
-        raise MissingError(f"no whitening of {source.label} fits '{wanted}': run `cgd fit-whitening --dataset {wanted}` first.")
-    if len(found) > 1:
-        raise MissingError(f"'{wanted}' fits {len(found)} whitenings of {source.label}; name one of: {', '.join(map(str, found))}.")
-    return found[0]
+    if wanted is None or isinstance(wanted, str):
+        return None if wanted is None else select.whitening_of(store, source.label, source.identity, wanted)
+    return wanted[source.label]

@@ -49,7 +49,9 @@ class Workspace:
             if entry["name"] == known:
                 return entry["spec"], known, split or None
         names = {entry["name"] for entry in self._entries().values()}
-        raise InputError(f"{unknown('data set', known, names)} Name it once as KIND:PATH, e.g. --dataset folder:photos --name {known}.")
+        raise InputError(
+            f"{unknown('data set', known, names)} Name it once as KIND:PATH, e.g. folder:photos with --name {known}."
+        )
 
     def _entries(self) -> dict[str, dict[str, Any]]:
         if not self.file.is_file():

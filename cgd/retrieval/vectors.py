@@ -11,7 +11,7 @@ def l2(vectors: np.ndarray) -> np.ndarray:
 
 
 def combine_scales(vectors: np.ndarray, rule: str) -> np.ndarray:
-    """Descriptors at S scales (M, S, D) to one (M, D): l2 of each, then `mean` or the signed generalised mean `gem3`."""
+    """Descriptors at S scales (M, S, D) to one (M, D): l2 of each, then `mean` or the signed power mean `gem3`."""
     unit = l2(vectors)
     if rule == "gem3":
         return np.cbrt((unit**3).mean(axis=1))

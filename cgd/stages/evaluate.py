@@ -70,8 +70,12 @@ def evaluate(
     truth = benchmark.truth or label_truth(benchmark.gallery, benchmark.queries, benchmark.leave_one_out)
     protocols = PROTOCOLS if benchmark.truth else ("labels",)
     card = _card(store, benchmark, members, queries_cropped, config, random)
-    inputs = [k for m in members for k in (m.gallery, m.queries, *m.distractors, *([m.whitening] if m.whitening else []))]
-    identity = identify("scores", [benchmark.name, model], VERSION, {"card": card, "truth": _truth_digest(truth)}, inputs)
+    inputs = [
+        k for m in members for k in (m.gallery, m.queries, *m.distractors, *([m.whitening] if m.whitening else []))
+    ]
+    identity = identify(
+        "scores", [benchmark.name, model], VERSION, {"card": card, "truth": _truth_digest(truth)}, inputs
+    )
     if not store.is_sealed(identity.key):
         result, scores = _score(store, benchmark, model, members, truth, protocols, card, config, random)
         arrays = {
@@ -143,7 +147,9 @@ def _pick(above: np.ndarray, relevant: np.ndarray, positives: np.ndarray) -> np.
     return above[order[np.searchsorted(relevant[order], positives)]]
 
 
-def _descriptors(store: FeatureStore, keys: Sequence[Key], whitenings: Sequence[Whitening | None]) -> tuple[list[np.ndarray], np.ndarray]:
+def _descriptors(
+    store: FeatureStore, keys: Sequence[Key], whitenings: Sequence[Whitening | None]
+) -> tuple[list[np.ndarray], np.ndarray]:
     """Unit descriptors (N, D_k) float32 of each member, and (N,) which images all of them could read."""
     found, valid = [], []
     for key, whitening in zip(keys, whitenings, strict=True):
@@ -165,7 +171,7 @@ def _blocks(store: FeatureStore, key: Key, whitening: Whitening | None) -> Itera
 
 def _similarity(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray]) -> np.ndarray:
     """Mean over members of the cosines, (Q, G) float32."""
-    total = queries[0] @ gallery[0].T
+    total: np.ndarray = queries[0] @ gallery[0].T
     for q, g in zip(queries[1:], gallery[1:], strict=True):
         total = total + q @ g.T
     return total / len(queries)
@@ -207,11 +213,16 @@ def _refuse_invalid(benchmark: Benchmark, truth: GroundTruth, present: np.ndarra
     """A query or positive that cannot be read makes a score meaningless."""
     if not readable.all():
         name = benchmark.queries.ids[int(np.argmin(readable))]
-        raise InputError(f"the query '{name}' of {benchmark.name} cannot be decoded: restore the file, then extract under another --name.")
+        raise InputError(
+            f"the query '{name}' of {benchmark.name} cannot be decoded: restore it, then extract under another --name."
+        )
     for positives in (*truth.easy, *truth.hard):
         if not present[positives].all():
             name = benchmark.gallery.ids[int(positives[np.argmin(present[positives])])]
-            raise InputError(f"the positive '{name}' of {benchmark.name} cannot be decoded: restore the file, then extract under another --name.")
+            raise InputError(
+                f"the positive '{name}' of {benchmark.name} cannot be decoded: "
+                "restore it, then extract under another --name."
+            )
 
 
 def _card(
@@ -225,14 +236,23 @@ def _card(
     """Everything a reader needs to know what the score means."""
     artifacts = [store.get(m.gallery) for m in members]
     spec = [a.attributes["input"] for a in artifacts]
-    dims = [a.attributes["dim"] if m.whitening is None else store.get(m.whitening).shape("projection")[0] for a, m in zip(artifacts, members, strict=True)]
+    dims = [
+        a.attributes["dim"] if m.whitening is None else store.get(m.whitening).shape("projection")[0]
+        for a, m in zip(artifacts, members, strict=True)
+    ]
 
     def of_all(values: Sequence[Any]) -> Any:
         return values[0] if all(v == values[0] for v in values) else list(values)
 
     sets = [{"name": store.get(k).settings["dataset"], "images": store.get(k).rows} for k in members[0].distractors]
     if random is not None:
-        sets.append({"name": f"random:{random.count}", "images": random.count, "note": "synthetic unit vectors: not a published protocol"})
+        sets.append(
+            {
+                "name": f"random:{random.count}",
+                "images": random.count,
+                "note": "synthetic unit vectors: not a published protocol",
+            }
+        )
     return {
         "members": [m.label for m in members],
         "query_crop": queries_cropped,
@@ -245,7 +265,9 @@ def _card(
         "dim": of_all(dims),
         "similarity": "cosine" if len(members) == 1 else "mean of the members' cosines",
         "whitening": of_all([str(m.whitening) if m.whitening else None for m in members]),
-        "relevance": "ground truth" if benchmark.truth else ("label, leave-one-out" if benchmark.leave_one_out else "label"),
+        "relevance": "ground truth"
+        if benchmark.truth
+        else ("label, leave-one-out" if benchmark.leave_one_out else "label"),
         "ap": config.ap,
         "ties": "score, then index",
         "index": "exact",

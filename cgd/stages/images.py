@@ -37,7 +37,12 @@ def check_same_images(images: ImageList, artifact: Artifact) -> None:
     if images.root is None:
         return
     for row in np.unique(np.linspace(0, len(images) - 1, SAMPLES).astype(int)):
-        check_digest(images, int(row), read_image(images.root, images.paths[row]).digest, artifact.gather("digests", np.array([row]))[0])
+        check_digest(
+            images,
+            int(row),
+            read_image(images.root, images.paths[row]).digest,
+            artifact.gather("digests", np.array([row]))[0],
+        )
 
 
 def check_digest(images: ImageList, row: int, found: np.ndarray, stored: np.ndarray) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cgd.data.views import FIXED
 from cgd.errors import MissingError
 from cgd.registry import Spec
 from cgd.store.feature_store import Entry, FeatureStore
-from cgd.types import Key
+from cgd.store.keys import canonical
+from cgd.types import Key, title_of
 
 
-def embeddings_of(store: FeatureStore, dataset: str, split: str | None, teacher: str | None = None) -> dict[str, dict[str, Key]]:
+def embeddings_of(
+    store: FeatureStore, dataset: str, split: str | None, teacher: str | None = None
+) -> dict[str, dict[str, Key]]:
     """Sealed embeddings of a data set by the teacher's label and the view; refuses an ambiguous choice.
 
     `teacher` is a label, or a name with any of the options it was extracted with.
@@ -23,17 +28,17 @@ def embeddings_of(store: FeatureStore, dataset: str, split: str | None, teacher:
             continue
         if teacher is None or fits(teacher, entry):
             found.setdefault(entry.attributes["label"], {}).setdefault(settings["view"], []).append(entry.key)
-    title = dataset if split is None else f"{dataset}@{split}"
+    title = title_of(dataset, split)
     if not found:
         whose = f" of {teacher}" if teacher else ""
-        raise MissingError(
-            f"the store {store.files.root} has no embeddings of {title}{whose}: "
-            f"run `cgd extract-teachers --dataset {title}{f' --teachers {teacher}' if teacher else ' --teachers …'}` first."
-        )
+        command = f"cgd extract-teachers --dataset {title} --teachers {teacher or '…'}"
+        raise MissingError(f"the store {store.files.root} has no embeddings of {title}{whose}: run `{command}` first.")
     for label, views in found.items():
         for view, keys in views.items():
             if len(keys) > 1:
-                raise MissingError(f"{title} has {len(keys)} embeddings of {label} ({view}); name one of: {', '.join(map(str, keys))}.")
+                raise MissingError(
+                    f"{title} has {len(keys)} embeddings of {label} ({view}); name one of: {', '.join(map(str, keys))}."
+                )
     return {label: {view: keys[0] for view, keys in views.items()} for label, views in found.items()}
 
 
@@ -50,7 +55,9 @@ def fits(teacher: str, entry: Entry) -> bool:
     return all(k in stored and _text(stored[k]) == v for k, v in wanted.items())
 
 
-def teachers_of(store: FeatureStore, dataset: str, split: str | None, teachers: Sequence[str]) -> dict[str, dict[str, Key]]:
+def teachers_of(
+    store: FeatureStore, dataset: str, split: str | None, teachers: Sequence[str]
+) -> dict[str, dict[str, Key]]:
     """Embeddings by label and view of the `teachers` named, in that order, or of all there are."""
     if not teachers:
         return embeddings_of(store, dataset, split)
@@ -61,6 +68,51 @@ def teachers_of(store: FeatureStore, dataset: str, split: str | None, teachers: 
             raise MissingError(f"'{teacher}' fits {', '.join(found)}; name one of them.")
         chosen |= found
     return chosen
+
+
+def whitened_of(
+    store: FeatureStore, dataset: str, split: str | None, teachers: Sequence[str], whitening: str | None = None
+) -> dict[str, dict[str, Key]]:
+    """Whitened vectors by teacher and view; `whitening` is part of a key, where there are several to choose from."""
+    embeddings = teachers_of(store, dataset, split, teachers)
+    owner = {str(key): (label, view) for label, views in embeddings.items() for view, key in views.items()}
+    chosen: dict[str, dict[str, Key]] = {label: {} for label in embeddings}
+    for entry in store.entries("whitened"):
+        source, through = entry.attributes["inputs"] if entry.sealed else ("", "")
+        if source not in owner or (whitening is not None and whitening not in through):
+            continue
+        label, view = owner[source]
+        if view in chosen[label]:
+            raise MissingError(
+                f"{label} ({view}) of {dataset} is whitened in more than one way; choose one with --whitening, "
+                f"e.g. --whitening {Key.parse(through).mark}."
+            )
+        chosen[label][view] = entry.key
+    title = title_of(dataset, split)
+    for label, views in chosen.items():
+        if not views:
+            raise MissingError(f"{title} is not whitened for {label}: run `cgd fit-whitening --dataset {title}` first.")
+    return chosen
+
+
+def whitening_of(store: FeatureStore, label: str, encoder: Mapping[str, Any], wanted: str) -> Key:
+    """The whitening of full images for one encoder, fitted on the data set `wanted`, or with that in its key."""
+    name, _, split = wanted.partition("@")
+    identity = json.loads(canonical(encoder))
+    found = []
+    for key in store.find("whitening", encoder=identity, view_kind=FIXED):
+        settings = store.get(key).settings
+        if wanted in str(key) or (settings["dataset"] == name and split in ("", settings["split"])):
+            found.append(key)
+    if not found:
+        raise MissingError(
+            f"no whitening of {label} fits '{wanted}': run `cgd fit-whitening --dataset {wanted}` first."
+        )
+    if len(found) > 1:
+        raise MissingError(
+            f"'{wanted}' fits {len(found)} whitenings of {label}; name one of: {', '.join(map(str, found))}."
+        )
+    return found[0]
 
 
 def _text(value: Any) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from cgd.retrieval.whitening import Moments, energy_kept, fit_pca, whiten
 from cgd.store.artifact import Artifact
 from cgd.store.feature_store import FeatureStore
 from cgd.store.keys import identify, settings_of
-from cgd.types import Key, Whitening
+from cgd.types import Key, Whitening, title_of
 
 VERSION = 1
 log = logging.getLogger(__name__)
@@ -34,6 +36,10 @@ class WhiteningReport:
     energy_kept: float
     clamped: int
 
+    def as_json(self) -> dict[str, Any]:
+        """One entry of `cgd fit-whitening --json`."""
+        return {**dataclasses.asdict(self), "key": str(self.key)}
+
 
 def fit_whitening(*, store: FeatureStore, embeddings: Sequence[Key], config: WhitenConfig) -> WhiteningReport:
     """Fit on `embeddings`: one teacher's views of one kind. One pass; memory is D x D and a shard."""
@@ -41,11 +47,19 @@ def fit_whitening(*, store: FeatureStore, embeddings: Sequence[Key], config: Whi
     kinds = {view_kind(a.settings["view"]) for a in artifacts}
     encoders = {a.attributes["label"] for a in artifacts}
     if len(kinds) != 1 or len(encoders) != 1:
-        raise InputError(f"one whitening is fitted on one teacher and one kind of view, not on {sorted(encoders)} and {sorted(kinds)}.")
+        raise InputError(
+            f"one whitening is for one teacher and one kind of view, not {sorted(encoders)} and {sorted(kinds)}."
+        )
     kind, label = kinds.pop(), encoders.pop()
     first = artifacts[0].settings
-    title = first["dataset"] if first["split"] is None else f"{first['dataset']}@{first['split']}"
-    settings = {**settings_of(config), "dataset": first["dataset"], "split": first["split"], "view_kind": kind, "encoder": first["encoder"]}
+    title = title_of(first["dataset"], first["split"])
+    settings = {
+        **settings_of(config),
+        "dataset": first["dataset"],
+        "split": first["split"],
+        "view_kind": kind,
+        "encoder": first["encoder"],
+    }
     identity = identify("whitening", [title, label, kind], VERSION, settings, embeddings)
     if not store.is_sealed(identity.key):
         moments = Moments()
@@ -58,9 +72,16 @@ def fit_whitening(*, store: FeatureStore, embeddings: Sequence[Key], config: Whi
         arrays = {"mean": fitted.mean, "projection": fitted.projection, "eigenvalues": fitted.eigenvalues}
         about = {"label": label, "n_fit": fitted.n_fit, "n_clamped": fitted.n_clamped, "view_kind": kind}
         store.write_whole(identity, arrays, attributes=about)
-        log.info("%s: whitened on %d rows, %.1f %% of the variance kept", identity.key, fitted.n_fit, 100 * energy_kept(fitted))
+        log.info(
+            "%s: whitened on %d rows, %.1f %% of the variance kept",
+            identity.key,
+            fitted.n_fit,
+            100 * energy_kept(fitted),
+        )
     known = read_whitening(store, identity.key)
-    return WhiteningReport(identity.key, known.n_fit, len(known.mean), len(known.projection), energy_kept(known), known.n_clamped)
+    return WhiteningReport(
+        identity.key, known.n_fit, len(known.mean), len(known.projection), energy_kept(known), known.n_clamped
+    )
 
 
 def apply_whitening(*, store: FeatureStore, whitening: Key, embeddings: Key, other_view: bool = False) -> Key:
@@ -74,10 +95,18 @@ def apply_whitening(*, store: FeatureStore, whitening: Key, embeddings: Key, oth
     if known.settings["encoder"] != source.settings["encoder"]:
         raise InputError(f"{whitening} was fitted on another teacher than that of {embeddings}.")
     if known.settings["view_kind"] != view_kind(view) and not other_view:
-        raise InputError(f"{whitening} was fitted on {known.settings['view_kind']} views and {embeddings} is {view}: fit one on that kind.")
-    title = source.settings["dataset"] if source.settings["split"] is None else f"{source.settings['dataset']}@{source.settings['split']}"
+        raise InputError(
+            f"{whitening} was fitted on {known.settings['view_kind']} views, {embeddings} is {view}: "
+            "fit one on that kind of view."
+        )
+    title = title_of(source.settings["dataset"], source.settings["split"])
     label = source.attributes["label"]
-    settings = {"dataset": source.settings["dataset"], "split": source.settings["split"], "view": view, "ids": source.settings["ids"]}
+    settings = {
+        "dataset": source.settings["dataset"],
+        "split": source.settings["split"],
+        "view": view,
+        "ids": source.settings["ids"],
+    }
     identity = identify("whitened", [title, label, view], VERSION, settings, [embeddings, whitening])
     if store.is_sealed(identity.key):
         return identity.key

@@ -23,7 +23,9 @@ class Artifact:
         self.key = key
         self._digests: dict[str, str] = json.loads(files.read(f"{layout.SEALS}/{key}.json"))["files"]
         self._checked: set[str] = set()
-        self._metadata = {p.removesuffix("/zarr.json"): self._read(p) for p in self._digests if p.endswith("/zarr.json")}
+        self._metadata = {
+            p.removesuffix("/zarr.json"): self._read(p) for p in self._digests if p.endswith("/zarr.json")
+        }
         self.attributes: dict[str, Any] = json.loads(self._read("zarr.json"))["attributes"]["cgd"]
         self._shapes = {name: shards.shape_of(m) for name, m in self._metadata.items()}
 
@@ -101,7 +103,8 @@ class Artifact:
         return [p for p in self._digests if p != "zarr.json" and p.split("/")[0] not in self._metadata]
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
+        """Bytes of all files."""
         return sum(self.files.size(f"{self.key}/{p}") for p in self._digests if self.files.exists(f"{self.key}/{p}"))
 
     def problems(self) -> Iterator[str]:
@@ -119,7 +122,9 @@ class Artifact:
         try:
             data = self.files.read(f"{self.key}/{path}")
         except FileNotFoundError:
-            raise DamageError(f"{self.key} lacks its file {path}; `cgd store verify {self.key}` tells what is left.") from None
+            raise DamageError(
+                f"{self.key} lacks its file {path}; `cgd store verify {self.key}` tells what is left."
+            ) from None
         if path not in self._checked:
             if sha256(data) != self._digests[path]:
                 raise DamageError(

@@ -46,9 +46,18 @@ class FeatureStore:
         root = Path(text).expanduser()
         store = cls(LocalFiles(root, write=write))
         if not write and not store.files.exists("zarr.json"):
-            raise MissingError(f"there is no feature store at {root}; `cgd extract-teachers` makes one, --store names another.")
-        if root.exists() and not store.files.exists("zarr.json") and any(root.iterdir()) and not (root / ".cgd").is_dir():
-            raise StoreError(f"{root} holds other files and is no feature store; name an empty or new folder with --store.")
+            raise MissingError(
+                f"there is no feature store at {root}; `cgd extract-teachers` makes one, --store names another."
+            )
+        if (
+            root.exists()
+            and not store.files.exists("zarr.json")
+            and any(root.iterdir())
+            and not (root / ".cgd").is_dir()
+        ):
+            raise StoreError(
+                f"{root} holds other files and is no feature store; name an empty or new folder with --store."
+            )
         return store
 
     def _check_schema(self) -> None:
@@ -58,7 +67,7 @@ class FeatureStore:
             raise StoreError(f"{self.files.root} is a Zarr group but no feature store of cgd.") from None
         if found > layout.SCHEMA:
             raise StoreError(
-                f"the store {self.files.root} has format version {found}, this cgd reads up to {layout.SCHEMA}: upgrade cgd."
+                f"{self.files.root} has format version {found}, this cgd reads up to {layout.SCHEMA}: upgrade cgd."
             )
 
     def entries(self, kind: str | None = None) -> Iterator[Entry]:
@@ -137,7 +146,11 @@ class FeatureStore:
             writer = self.writer(identity, {n: a.shape for n, a in arrays.items()}, attributes=attributes)
             for shard in writer.missing():
                 rows = writer.shard_range(shard)
-                part = {n: a[rows.start : rows.stop] for n, a in arrays.items()} if identity.key.kind in layout.ROWWISE else arrays
+                part = (
+                    {n: a[rows.start : rows.stop] for n, a in arrays.items()}
+                    if identity.key.kind in layout.ROWWISE
+                    else arrays
+                )
                 writer.write(shard, part, blobs)
             writer.seal()
         return identity.key

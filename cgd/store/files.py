@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,11 +29,6 @@ class LocalFiles:
 
     def size(self, path: str) -> int:
         return (self.root / path).stat().st_size
-
-    def list(self, folder: str) -> Iterator[str]:
-        """Paths of all files below `folder`, relative to the root, sorted."""
-        top = self.root / folder
-        yield from sorted(p.relative_to(self.root).as_posix() for p in top.rglob("*") if p.is_file())
 
     def children(self, folder: str) -> list[str]:
         """Names of what stands directly in `folder`, sorted; empty where there is no such folder."""

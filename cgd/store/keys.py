@@ -71,7 +71,7 @@ def ids_digest(images: ImageList) -> str:
 
 def labels_digest(images: ImageList) -> str | None:
     """Digest of the labels; enters only what is made from labels: targets, students and scores."""
-    return images.labels and _digest(images.labels)
+    return None if images.labels is None else _digest(images.labels)
 
 
 def canonical(value: Any) -> bytes:

@@ -25,7 +25,12 @@ def leaf_metadata(attributes: Mapping[str, Any]) -> bytes:
     """`zarr.json` of an empty array: Zarr does not look below an array, so files may stand beside it unseen."""
     memory: dict[str, Any] = {}
     zarr.create_array(
-        MemoryStore(memory), shape=(0,), chunks=(1,), dtype="uint8", attributes=dict(attributes), dimension_names=("none",)
+        MemoryStore(memory),
+        shape=(0,),
+        chunks=(1,),
+        dtype="uint8",
+        attributes=dict(attributes),
+        dimension_names=("none",),
     )
     return bytes(memory["zarr.json"].to_bytes())
 

@@ -81,7 +81,9 @@ class Writer:
             self._metadata[array.name] = self.files.read(path)
             stored, _ = shards.shape_of(self._metadata[array.name])
             if stored != shape:
-                raise StoreError(f"{self.key} holds {array.name} of shape {stored}, this run makes {shape}; nothing was written.")
+                raise StoreError(
+                    f"{self.key} holds {array.name} of shape {stored}, this run makes {shape}; nothing was written."
+                )
 
     def _compare(self, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         """Refuse an artifact that was determined by something else, naming both values."""
@@ -115,8 +117,12 @@ class Writer:
         for array in self._specs:
             block = np.asarray(blocks[array.name])
             if self.key.kind in layout.ROWWISE and len(block) != len(self.shard_range(shard)):
-                raise ValueError(f"shard {shard} of {self.key} has {len(self.shard_range(shard))} rows, got {len(block)}")
-            payload[layout.shard_path(array.name, shard, block.ndim)] = shards.encode(self._metadata[array.name], shard, block)
+                raise ValueError(
+                    f"shard {shard} of {self.key} has {len(self.shard_range(shard))} rows, got {len(block)}"
+                )
+            payload[layout.shard_path(array.name, shard, block.ndim)] = shards.encode(
+                self._metadata[array.name], shard, block
+            )
         digests: dict[str, str] = {}
         for path, data in sorted(payload.items()):
             self.files.publish(f"{self.key}/{path}", data)
@@ -130,13 +136,17 @@ class Writer:
     def seal(self) -> None:
         """Declare the artifact whole; refuses while a shard is missing."""
         if missing := self.missing():
-            raise StoreError(f"{self.key} lacks {len(missing)} of {self.shard_count} shards; repeat the command that makes it.")
+            raise StoreError(
+                f"{self.key} lacks {len(missing)} of {self.shard_count} shards; repeat the command that makes it."
+            )
         digests = {p: sha256(self.files.read(f"{self.key}/{p}")) for p in self._metadata_paths()}
         for shard in range(self.shard_count):
             receipt = json.loads(self.files.read(f"{layout.RECEIPTS}/{self.key}/{_receipt_name(shard)}"))
             digests.update(receipt["files"])
         self._provenance()
-        self.files.publish(f"{layout.SEALS}/{self.key}.json", _text({"schema": layout.SCHEMA, "key": str(self.key), "files": digests}))
+        self.files.publish(
+            f"{layout.SEALS}/{self.key}.json", _text({"schema": layout.SCHEMA, "key": str(self.key), "files": digests})
+        )
 
     def _metadata_paths(self) -> list[str]:
         return ["zarr.json", *(f"{a.name}/zarr.json" for a in self._specs)]
@@ -156,7 +166,9 @@ class Writer:
             "python": platform.python_version(),
             "libraries": {name: v for name in _LIBRARIES if (v := _version(name))},
         }
-        self.files.publish(f"{layout.PROVENANCE}/{self.key}/{moment}-{socket.gethostname()}-{os.getpid()}.json", _text(record))
+        self.files.publish(
+            f"{layout.PROVENANCE}/{self.key}/{moment}-{socket.gethostname()}-{os.getpid()}.json", _text(record)
+        )
 
 
 def _receipt_name(shard: int) -> str:

@@ -7,7 +7,8 @@ from typing import Literal
 from cgd.models.checkpoints import Checkpoint
 from cgd.models.encoder import Encoder
 from cgd.models.layers import Descriptor, pooling
-from cgd.models.trunks import TENSORFLOW_MEAN, TENSORFLOW_STD, mobilenet_v1 as trunk_of
+from cgd.models.trunks import TENSORFLOW_MEAN, TENSORFLOW_STD
+from cgd.models.trunks import mobilenet_v1 as trunk_of
 from cgd.registry import plugin
 from cgd.types import InputSpec
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import sqrt
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ def gem(
     weights: str = "gl18-tl-resnet101-gem-w-a4d43db.pth",
     form: Literal["faithful", "whiten-mtd"] = "faithful",
 ) -> Encoder:
-    """2048 values; longer side at most 1024 (Lanczos), scales 1, sqrt 2, 1/sqrt 2 on the tensor; query box kept to scale.
+    """2048 values; longer side at most 1024 (Lanczos), scales 1, sqrt 2, 1/sqrt 2; a cut query keeps its scale.
 
     Mean and deviation are read from the file. `form=whiten-mtd` is the network of that paper: exponent 3, scales
     1, 1/sqrt 2, 1/2 on the unresized image, queries not cropped.
@@ -59,8 +59,10 @@ def gem(
         fill(network, checkpoint)
         meta = dict(checkpoint.meta)
         if meta.get("architecture", "resnet101") != "resnet101" or meta.get("pooling", "gem") != "gem":
-            raise WeightsError(f"{checkpoint.path} says it is {meta.get('architecture')} with {meta.get('pooling')} pooling, not R101-GeM.")
-    normal = {name: tuple(float(v) for v in meta[name]) for name in ("mean", "std") if name in meta}
+            raise WeightsError(
+                f"{checkpoint.path} says it holds {meta.get('architecture')} with {meta.get('pooling')}, not R101-GeM."
+            )
+    normal: dict[str, Any] = {name: tuple(float(v) for v in meta[name]) for name in ("mean", "std") if name in meta}
     if form == "whiten-mtd":
         spec = InputSpec(size=1024, resize="none", scales=(1.0, 1 / sqrt(2), 0.5), query_crop="none", **normal)
     else:

@@ -1,0 +1,122 @@
+"""Results as text to read: tables, protocol cards and one-line summaries."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_PROTOCOLS = {"labels": "mAP", "easy": "E", "medium": "M", "hard": "H"}
+Result = Mapping[str, Any]
+
+
+def score_table(scores: Sequence[Result]) -> str:
+    """mAP x 100 of results as `cgd evaluate --json` gives them; `row` and `seed` join the seeds of one student."""
+    columns: dict[tuple[str, str], None] = {}
+    rows: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for score in scores:
+        name = score["model"] if score.get("seed") is None else score["row"]
+        for protocol, values in score["protocols"].items():
+            if values["mAP"] is None:
+                continue
+            column = (_benchmark(score), _PROTOCOLS[protocol])
+            columns[column] = None
+            rows.setdefault(name, {}).setdefault(column, []).append(values["mAP"])
+    head = ["mAP x 100", *(f"{b} {p}" for b, p in columns)]
+    return _render([head, *([name, *(_cell(row.get(c, [])) for c in columns)] for name, row in rows.items())])
+
+
+def card_line(card: Result) -> str:
+    """The protocol in one line, to stand beside a score."""
+    crop = {True: "queries cropped", False: "full queries (not the benchmark's protocol)", None: "queries have no box"}
+    size = f"{card['resize']} {card['image_size']}" if card["resize"] != "none" else "unresized"
+    scales = card["scales"] if isinstance(card["scales"][0], (int, float)) else card["scales"][0]
+    parts = [
+        crop[card["query_crop"]],
+        f"{size}, {card['filter']}, scales {', '.join(f'{s:g}' for s in scales)}",
+        f"{card['dim']} dimensions, {'whitened' if card['whitening'] else 'raw'}, {card['similarity']}",
+        f"relevance by {card['relevance']}",
+        f"{card['ap']} AP",
+        f"ties by {card['ties']}",
+        f"{card['index']} search",
+        *(f"+ {d['name']}: {d.get('note', str(d['images']) + ' distractors')}" for d in card["distractors"]),
+    ]
+    return "; ".join(parts)
+
+
+def scores_text(scores: Sequence[Result]) -> str:
+    """The table, then each model's protocol."""
+    return "\n".join([score_table(scores), "", *(f"{s['model']}: {card_line(s['card'])}" for s in scores)])
+
+
+def run_text(result: Result) -> str:
+    """The table of a recipe, its students, and the protocol of each benchmark."""
+    cards = dict.fromkeys(
+        f"{s['benchmark']}: {card_line(s['card'])}" for s in result["scores"] if s["row"] == "student"
+    )
+    return "\n".join([score_table(result["scores"]), "", *map(student_text, result["students"]), *cards])
+
+
+def student_text(r: Result) -> str:
+    steps = ", ".join(f"{k} {v:.3f}" for k, v in r["seconds_per_step"].items())
+    return (
+        f"{r['folder']}: {r['parameters']:,} parameters, {r['gmacs']:.3f} GMACs, {r['epochs']} epochs, "
+        f"loss {r['final_loss']:.4f}; seconds per step: {steps}"
+    )
+
+
+def extract_text(r: Result) -> str:
+    lines = [f"{r['valid']} of {r['images']} images are valid"]
+    lines += [f"  invalid: {f['id']}: {f['reason']}" for f in r["failed"]]
+    for label, t in r["teachers"].items():
+        rate = f", {t['images_per_second']:.0f} images/s in the network" if t["images_per_second"] else ""
+        done = f"{t['shards_written']} shards written, {t['shards_skipped']} skipped"
+        lines.append(f"{label}: {len(t['keys'])} views, {done}{rate}")
+    return "\n".join(lines)
+
+
+def whitening_text(r: Result) -> str:
+    return "\n".join(
+        f"{label} ({kind}): {w['rows']} rows, {w['dim_in']} to {w['dim_out']} dimensions, "
+        f"{100 * w['energy_kept']:.1f} % of the variance, {w['clamped']} eigenvalues clamped"
+        for label, kinds in r.items()
+        for kind, w in kinds.items()
+    )
+
+
+def estimate_text(r: Result) -> str:
+    size = f"{r['bytes'] / 1e9:.3f} GB to write, {r['free_bytes'] / 1e9:.1f} GB free"
+    if not r["artifacts"]:
+        return f"all {r['images']} images are embedded already; {size}"
+    rate = f"about {r['seconds'] / 3600:.2f} hours at {r['images_per_second']:.1f} images/s"
+    return f"{r['artifacts']} artifacts to make of {r['images']} images: {size}, {rate}"
+
+
+def store_text(r: Result) -> str:
+    lines = [
+        f"{a['key']}  {'sealed' if a['sealed'] else 'not sealed, ' + str(a['shards']) + ' shards done'}"
+        for a in r["artifacts"]
+    ]
+    return "\n".join(lines) or "the store is empty"
+
+
+def _render(rows: Sequence[Sequence[str]]) -> str:
+    """Cells in columns: the first to the left, the others to the right, a line under the head."""
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _benchmark(score: Result) -> str:
+    crop = " full queries" if score["card"]["query_crop"] is False else ""
+    return score["benchmark"] + crop + (f" +{score['distractors']}" if score["distractors"] else "")
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"

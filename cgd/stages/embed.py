@@ -1,0 +1,193 @@
+"""Embed a run of images under several views with several encoders, decoding each image once."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from cgd.config import ExtractConfig
+from cgd.data.images import DecodedImage, read_image
+from cgd.data.loading import ahead
+from cgd.data.transforms import full_pixels, view_pixels
+from cgd.data.views import CROP, CROPPED, FIXED, ViewPolicy, draw_view, to_row, view_kind
+from cgd.errors import InputError
+from cgd.models.devices import Compute
+from cgd.models.encoder import Encoder
+from cgd.types import ImageList, InputSpec
+
+Block = dict[str, np.ndarray]
+_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Tally:
+    """Descriptors an encoder has made, and seconds inside its network."""
+
+    embedded: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """One encoder looking at one view; looks of one encoder share a tally."""
+
+    encoder: Encoder
+    view: str
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def pixels_key(self) -> tuple[InputSpec, str]:
+        """Encoders that want the same pixels share them."""
+        return dataclasses.replace(self.encoder.input_spec, combine="mean"), self.view
+
+    @property
+    def crop_number(self) -> int:
+        return int(self.view.removeprefix(f"{CROP}-"))
+
+    def shapes(self, count: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays of `count` images under this look; a crop has one scale."""
+        scales = len(self.encoder.input_spec.scales) if view_kind(self.view) == FIXED else 1
+        shapes: dict[str, tuple[int, ...]] = {
+            "ids": (count,),
+            "vectors": (count, scales, self.encoder.embed_dim),
+            "valid": (count,),
+            "digests": (count, 32),
+            "reasons": (count,),
+        }
+        return shapes if view_kind(self.view) == FIXED else {**shapes, "views": (count, 5)}
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One image read: its digest, why it is invalid, and pixels and crop geometry by look."""
+
+    digest: np.ndarray
+    reason: str
+    pixels: dict[tuple[InputSpec, str], list[np.ndarray]]
+    geometry: dict[str, np.ndarray]
+
+
+def policy_of(config: ExtractConfig) -> ViewPolicy:
+    return ViewPolicy(config.crop_area, config.crop_aspect, config.flip)
+
+
+def embed_rows(
+    rows: range, looks: Sequence[Look], images: ImageList, config: ExtractConfig, compute: Compute, bar: Any
+) -> list[Block]:
+    """The arrays of an `embeddings` shard for each look. Batches never cross the borders of `rows`.
+
+    Images of one shape share a forward pass. An image that cannot be decoded is invalid and holds NaN.
+    """
+    blocks = [_empty(rows, look, images) for look in looks]
+    waiting: dict[tuple[int, tuple[tuple[int, ...], ...]], list[tuple[int, list[np.ndarray]]]] = defaultdict(list)
+
+    def load(row: int) -> _Loaded:
+        return _load(row, looks, images, config)
+
+    for place, loaded in enumerate(ahead(load, rows, compute.workers, 2 * compute.workers)):
+        for number, (look, block) in enumerate(zip(looks, blocks, strict=True)):
+            block["digests"][place] = loaded.digest
+            block["reasons"][place] = loaded.reason
+            if loaded.reason:
+                continue
+            block["valid"][place] = True
+            if look.view in loaded.geometry:
+                block["views"][place] = loaded.geometry[look.view]
+            arrays = loaded.pixels[look.pixels_key]
+            bucket = (number, tuple(a.shape for a in arrays))
+            waiting[bucket].append((place, arrays))
+            if len(waiting[bucket]) == compute.batch_size:
+                _flush(look, block, waiting.pop(bucket), config.precision, compute)
+        bar.update(1)
+    for (number, _), items in waiting.items():
+        _flush(looks[number], blocks[number], items, config.precision, compute)
+    return blocks
+
+
+def _load(row: int, looks: Sequence[Look], images: ImageList, config: ExtractConfig) -> _Loaded:
+    decoded = read_image(images.root, images.paths[row])
+    loaded = _Loaded(decoded.digest, decoded.reason, {}, {})
+    if decoded.image is not None:
+        for look in looks:
+            if look.pixels_key not in loaded.pixels:
+                loaded.pixels[look.pixels_key] = _pixels(decoded, row, look, images, config, loaded.geometry)
+    return loaded
+
+
+def _pixels(
+    decoded: DecodedImage,
+    row: int,
+    look: Look,
+    images: ImageList,
+    config: ExtractConfig,
+    geometry: dict[str, np.ndarray],
+) -> list[np.ndarray]:
+    """What one look sees; a crop's geometry is noted in `geometry`."""
+    assert decoded.image is not None
+    spec = look.encoder.input_spec
+    if view_kind(look.view) == CROP:
+        view = draw_view(policy_of(config), images.ids[row], look.crop_number, *decoded.image.size)
+        geometry[look.view] = to_row(view)
+        return [view_pixels(decoded.image, spec, view, config.crop_size)]
+    box = images.boxes[row] if look.view == CROPPED and images.boxes else None
+    return full_pixels(decoded.image, spec, box)
+
+
+def _flush(
+    look: Look, block: Block, items: Sequence[tuple[int, list[np.ndarray]]], precision: str, compute: Compute
+) -> None:
+    """Embed a batch and put it in its places."""
+    places, arrays = zip(*items, strict=True)
+    name, first = look.encoder.name, block["ids"][places[0]]
+    started = time.perf_counter()
+    try:
+        vectors = _forward(look.encoder, arrays, precision, compute.device)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{name} needs more memory than {compute.device} has: lower --batch-size ({compute.batch_size})."
+        ) from error
+    except RuntimeError as error:  # a network refuses an image that its strides shrink to nothing
+        height, width = arrays[0][0].shape[1:]
+        raise InputError(
+            f"{name} cannot take the image '{first}' at {width} x {height} pixels ({str(error).splitlines()[0]}): "
+            "give it another size, or enlarge=true."
+        ) from error
+    look.tally.seconds += time.perf_counter() - started
+    look.tally.embedded += len(places)
+    finite = np.isfinite(vectors).all(axis=(1, 2))
+    if not finite.all():
+        worst = block["ids"][places[int(np.argmin(finite))]]
+        raise InputError(f"{name} gives values that are not finite for the image '{worst}': use --precision fp32.")
+    block["vectors"][list(places)] = vectors
+
+
+def _forward(encoder: Encoder, items: Sequence[list[np.ndarray]], precision: str, device: torch.device) -> np.ndarray:
+    """(B, S, D) float32 of B images that each bring one array, or one per scale."""
+    tensors = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*items, strict=True)]
+    tensors = [t.to(device, non_blocking=True, memory_format=torch.channels_last) for t in tensors]
+    kind = _PRECISIONS.get(precision)
+    with torch.inference_mode(), torch.autocast(device.type, dtype=kind, enabled=kind is not None):
+        vectors: np.ndarray = encoder.embed(tensors).float().cpu().numpy()
+    return vectors
+
+
+def _empty(rows: range, look: Look, images: ImageList) -> Block:
+    """The arrays of a shard before anything is known of its images."""
+    shapes = look.shapes(len(rows))
+    block: Block = {
+        "ids": np.array([images.ids[r] for r in rows], dtype=object),
+        "vectors": np.full(shapes["vectors"], np.nan, np.float32),
+        "valid": np.zeros(shapes["valid"], bool),
+        "digests": np.zeros(shapes["digests"], np.uint8),
+        "reasons": np.full(shapes["reasons"], "", dtype=object),
+    }
+    if "views" in shapes:
+        block["views"] = np.full(shapes["views"], np.nan, np.float32)
+    return block

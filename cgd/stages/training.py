@@ -1,0 +1,251 @@
+"""The loop that trains one student, from its first step or from the last epoch it kept."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cgd.config import DistillConfig
+from cgd.data.images import read_image
+from cgd.data.loading import ahead
+from cgd.data.transforms import view_pixels
+from cgd.data.views import from_row
+from cgd.errors import InputError, StoreError, WeightsError
+from cgd.models import batchnorm
+from cgd.models.devices import Compute
+from cgd.models.encoder import Encoder, EncoderSource
+from cgd.progress import progress
+from cgd.stages.fuse import EpochTargets, TargetPlan, make_method
+from cgd.stages.images import check_digest
+from cgd.store.feature_store import FeatureStore
+from cgd.types import Batch, ImageList, Target, View
+
+STATE = "training.pt"
+UNFOLD_IMAGES, UNFOLD_BATCH = 512, 64
+WHOLE = View(0.0, 0.0, 1.0, 1.0, False)
+Line = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Clock:
+    """Seconds by what they were spent on, and the number of steps."""
+
+    spent: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("data", "targets", "forward", "backward"), 0.0)
+    )
+    steps: int = 0
+    _last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, what: str | None = None) -> None:
+        """Add the time since the last lap to `what`, or to nothing."""
+        now = time.perf_counter()
+        if what:
+            self.spent[what] += now - self._last
+        self._last = now
+
+    def per_step(self) -> dict[str, float]:
+        return {what: seconds / max(self.steps, 1) for what, seconds in self.spent.items()}
+
+
+class Training:
+    """One student in training. `out` holds its state after every epoch, under the name of the student to be."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        images: ImageList,
+        plan: TargetPlan,
+        source: EncoderSource,
+        config: DistillConfig,
+        name: str,
+        out: Path,
+        compute: Compute,
+    ) -> None:
+        self.images, self.plan, self.source, self.config = images, plan, source, config
+        self.name, self.out, self.compute = name, out, compute
+        self.method = make_method(config.method, plan.method_config, config.fusion)
+        artifacts = {number: store.get(key) for number, key in zip(plan.views, plan.teachers[0], strict=True)}
+        self.geometry = {number: a.read("views") for number, a in artifacts.items() if "views" in a.arrays}
+        self.digests = next(iter(artifacts.values())).read("digests")
+
+    def run(self) -> tuple[Encoder, list[Line]]:
+        """Train to the end; the student and a line of the log per epoch."""
+        encoder = self._prepare()
+        optimiser = torch.optim.Adam(
+            encoder.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        lines = self._resume(encoder, optimiser)
+        with EpochTargets(self.plan) as targets:
+            for epoch in range(len(lines), self.config.epochs):
+                lines.append(self._epoch(epoch, encoder, optimiser, *targets.epoch(epoch, self.config.epochs - 1)))
+                self._tell(lines)
+                self._keep(encoder, optimiser, lines)
+        return encoder, lines
+
+    def forget(self) -> None:
+        """Remove the state kept for resuming."""
+        (self.out / STATE).unlink(missing_ok=True)
+
+    def _prepare(self) -> Encoder:
+        """The student on its device, its batch norm as configured."""
+        encoder = self.source.build()
+        self.norm = batchnorm.decide(encoder, self.config.batch_norm, self.source.weights is not None)
+        if self.norm != "train":
+            done = {"freeze": "frozen", "unfold": "un-folded"}[self.norm]
+            log.info("batch norm of %s was folded away: %s", self.source.label, done)
+        encoder = encoder.to(self.compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.norm == "unfold" and not (self.out / STATE).is_file():
+            batchnorm.unfold(encoder, self._unfold_batches(encoder))
+        return encoder
+
+    def _unfold_batches(self, encoder: Encoder) -> Iterator[torch.Tensor]:
+        rows = np.linspace(0, len(self.images) - 1, min(UNFOLD_IMAGES, len(self.images))).astype(int)
+        readable = [int(r) for r in rows if read_image(self.images.root, self.images.paths[r]).image is not None]
+        for start in range(0, len(readable), UNFOLD_BATCH):
+            part = readable[start : start + UNFOLD_BATCH]
+            yield self._to_device(np.stack([self._load(encoder, (row, self.plan.views[0])) for row in part]))
+
+    def _epoch(
+        self,
+        epoch: int,
+        encoder: Encoder,
+        optimiser: torch.optim.Optimizer,
+        batches: Sequence[Batch],
+        targets: Iterator[Target],
+    ) -> Line:
+        """One pass over `batches`; all randomness in it comes from the seed and the epoch."""
+        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, epoch, 2]).generate_state(1)[0]))
+        encoder.train()
+        if self.norm == "freeze":
+            batchnorm.freeze(encoder)
+        clock, started, losses = _Clock(), time.perf_counter(), []
+        samples = [(int(r), int(v)) for b in batches for r, v in zip(b.rows.ravel(), b.views.ravel(), strict=True)]
+        depth = 2 * max(len(b) for b in batches)
+        loader = ahead(lambda sample: self._load(encoder, sample), samples, self.compute.workers, depth)
+        with progress(len(samples), f"epoch {epoch + 1} of {self.config.epochs}") as bar:
+            for step, (batch, target) in enumerate(zip(batches, targets, strict=True)):
+                self._schedule(optimiser, epoch * len(batches) + step, self.config.epochs * len(batches))
+                clock.lap("targets")
+                pixels = self._to_device(np.stack([next(loader) for _ in range(2 * len(batch))]))
+                clock.lap("data")
+                losses.append(self._step(encoder, optimiser, pixels, target, clock))
+                bar.update(2 * len(batch))
+                bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
+        seconds = time.perf_counter() - started
+        return {
+            "epoch": epoch + 1,
+            "loss": float(np.average(losses, weights=[len(b) for b in batches])),
+            "learning_rate": optimiser.param_groups[0]["lr"],
+            "seconds": seconds,
+            "images_per_second": len(samples) / seconds,
+            "seconds_per_step": clock.per_step(),
+        }
+
+    def _step(
+        self, encoder: Encoder, optimiser: torch.optim.Optimizer, pixels: torch.Tensor, target: Target, clock: _Clock
+    ) -> float:
+        """One update on a batch of pairs, `pixels` (2B, 3, H, W) a pair's two in a row; the loss before it."""
+        goal = {name: torch.from_numpy(values).to(self.compute.device) for name, values in target.items()}
+        embedding = encoder(pixels)
+        loss = self.method.loss(embedding.unflatten(0, (len(pixels) // 2, 2)), goal)
+        value = loss.item()
+        clock.lap("forward")
+        if not math.isfinite(value):
+            raise InputError(f"the loss of {self.name} became {value}: lower distill.learning_rate.")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        clock.lap("backward")
+        clock.steps += 1
+        return value
+
+    def _schedule(self, optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
+        """Cosine from the first to the final learning rate, stepped every iteration."""
+        first, final = self.config.learning_rate, self.config.final_learning_rate
+        for group in optimiser.param_groups:
+            group["lr"] = final + (first - final) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+    def _load(self, encoder: Encoder, sample: tuple[int, int]) -> np.ndarray:
+        """The pixels of one (row, view), the very crop the teachers saw, at the student's size."""
+        row, number = sample
+        decoded = read_image(self.images.root, self.images.paths[row])
+        check_digest(self.images, row, decoded.digest, self.digests[row])
+        assert decoded.image is not None, "its bytes are those that were decoded at extraction"
+        view = from_row(self.geometry[number][row]) if number in self.geometry else WHOLE
+        return view_pixels(decoded.image, encoder.input_spec, view, self.config.image_size)
+
+    def _to_device(self, pixels: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(pixels).to(self.compute.device, memory_format=torch.channels_last)
+
+    def _tell(self, lines: Sequence[Line]) -> None:
+        done, line = len(lines), lines[-1]
+        left = line["seconds"] * (self.config.epochs - done)
+        log.info(
+            "epoch %d of %d: loss %.4f, %.0f images/s, %s left",
+            done,
+            self.config.epochs,
+            line["loss"],
+            line["images_per_second"],
+            f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min",
+        )
+
+    def _keep(self, encoder: Encoder, optimiser: torch.optim.Optimizer, lines: list[Line]) -> None:
+        state = {
+            "student": self.name,
+            "network": encoder.network.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "lines": lines,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        replace_file(self.out / STATE, buffer.getvalue())
+
+    def _resume(self, encoder: Encoder, optimiser: torch.optim.Optimizer) -> list[Line]:
+        """Load the last finished epoch of this very student, if `out` holds one; the log up to it."""
+        path = self.out / STATE
+        if not path.is_file():
+            return []
+        try:
+            state = torch.load(path, map_location=self.compute.device, weights_only=True)
+            name = state["student"]
+            if name == self.name:
+                encoder.network.load_state_dict(state["network"])
+                optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+            reason = str(error).splitlines()[0]
+            raise WeightsError(f"{path} is damaged ({reason}): delete it to train from the start.") from error
+        if name != self.name:
+            raise StoreError(
+                f"{self.out} holds the unfinished training of {name}, not of {self.name}: "
+                "continue that one with its own settings, or give another --out."
+            )
+        lines: list[Line] = state["lines"]
+        log.info("continuing after epoch %d of %d", len(lines), self.config.epochs)
+        return lines
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.part")
+        with open(temporary, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}; mend that and repeat the same command, it continues."
+        ) from error

@@ -53,9 +53,9 @@ def student(text: str, init: Path | None, seed: int = 0) -> EncoderSource:
         checkpoint = None if init is None else read_checkpoint(init)
         return _build(function, spec.argument, checkpoint, options, overrides, seed)
 
-    return EncoderSource(
-        text, spec.label(without=_INPUT), _identity(spec, options, overrides, digest), init, digest, build
-    )
+    # Whatever the file does not fill is drawn from the seed.
+    identity = {**_identity(spec, options, overrides, digest), "seed": seed}
+    return EncoderSource(text, f"{spec.label(without=_INPUT)}-seed{seed}", identity, init, digest, build)
 
 
 def trained_student(text: str, weights: Path) -> EncoderSource:
@@ -69,7 +69,9 @@ def trained_student(text: str, weights: Path) -> EncoderSource:
         return encoder.eval()
 
     identity = {**untrained.identity, "weights": digest}
-    return EncoderSource(text, f"{untrained.label}-{digest[:8]}", identity, weights, digest, build)
+    del identity["seed"]
+    label = untrained.label.removesuffix("-seed0")
+    return EncoderSource(text, f"{label}-{digest[:8]}", identity, weights, digest, build)
 
 
 def _split(function: Callable[..., Any], spec: Spec, text: str) -> tuple[dict[str, Any], dict[str, Any]]:

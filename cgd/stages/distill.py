@@ -154,7 +154,7 @@ def _identity(images: ImageList, source: EncoderSource, plan: TargetPlan, config
         "labels": labels_digest(images) if config.positives == "label" else None,
     }
     inputs = [key for keys in plan.teachers for key in keys]
-    return identify("students", [images.title, source.label, f"seed{config.seed}"], VERSION, settings, inputs)
+    return identify("students", [images.title, source.label], VERSION, settings, inputs)
 
 
 def _publish(

@@ -140,10 +140,10 @@ def fit_whitening(**o: Any) -> None:
     """
     from cgd.pipeline import steps, text
     from cgd.pipeline.recipe import change
+    from cgd.stages import select
 
     with _command(o):
         recipe = change(_recipe(o), "whiten", dim=o["dim"], kind=o["kind"], samples=o["samples"])
-        recipe = change(recipe, "extract", teachers=_names(o["teachers"]))
         name, _, split = o["dataset"].partition("@")
         session = _session(o)
         if o["apply_key"]:
@@ -154,7 +154,8 @@ def fit_whitening(**o: Any) -> None:
                 lambda r: "\n".join(f"{v}: {k}" for v, k in r.items()),
             )
             return
-        done = steps.fit_whitening(session, name, split or None, recipe)
+        teachers = select.teachers_of(session.store(), name, split or None, _names(o["teachers"]))
+        done = steps.fit_whitening(session, teachers, recipe.whiten)
         result = {label: {kind: r.as_json() for kind, r in reports.items()} for label, (reports, _) in done.items()}
         _print(o, result, text.whitening_text)
 

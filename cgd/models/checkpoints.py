@@ -27,6 +27,42 @@ class Checkpoint:
     meta: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file that may be elsewhere: its name and SHA-256 say what it is, `path` where it is, if known."""
+
+    name: str
+    digest: str
+    path: Path | None
+
+    def read(self) -> Checkpoint:
+        """Its tensors; a clear error where the file is not on this machine."""
+        if self.path is None:
+            raise WeightsError(
+                f"the weights file {self.name} is needed now: give the folder that holds it with --weights."
+            )
+        return read_checkpoint(self.path)
+
+
+def locate(name: str, digest: str | None, folder: Path | None) -> WeightsFile:
+    """The file `name` in `folder`, or as a path where no folder is given.
+
+    With its `digest` known, the file may be absent until it is read; one with another digest is refused.
+    """
+    path = Path(name) if folder is None else folder / name
+    if not path.is_file():
+        if digest:
+            return WeightsFile(name, digest, None)
+        where = f"is not in {folder}" if folder else "is not here: give the folder that holds it with --weights DIR"
+        raise WeightsError(f"the weights file {name} {where}.")
+    found = file_digest(path)
+    if digest not in (None, found):
+        raise WeightsError(
+            f"{path} has the SHA-256 {found}, the recipe was made with {digest}: get the file of the recipe."
+        )
+    return WeightsFile(name, found, path)
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a weights file; a missing one is a clear error."""
     try:

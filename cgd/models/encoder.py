@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from cgd.models.checkpoints import WeightsFile
 from cgd.types import InputSpec
 
 
@@ -47,14 +47,13 @@ class EncoderSource:
     """An encoder that is not built yet, so that finished work can be skipped without building it.
 
     `text` is the name as typed, `label` its slug, `identity` what enters marks (never a path), `weights` the file
-    it will read, `digest` the SHA-256 of that file (`random` where there is none).
+    it will read, or none where it is drawn at random.
     """
 
     text: str
     label: str
     identity: Mapping[str, Any]
-    weights: Path | None
-    digest: str
+    weights: WeightsFile | None
     build: Callable[[], Encoder]
 
 

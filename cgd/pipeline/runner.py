@@ -40,13 +40,14 @@ def run(session: Session, recipe: Recipe, *, seeds: Sequence[int] = (), out: Pat
     seeds = tuple(seeds) or (recipe.distill.seed,)
     images = _training_images(session, recipe)
     benchmarks = [session.workspace.benchmark(name) for name in recipe.data.benchmarks]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.yaml").write_text(to_yaml(recipe))
+    recipe = steps.pin(session, recipe)
+    _save(recipe, out / "recipe.yaml")
 
     log.info("1/4 teachers look at %d images of %s", len(images), images.title)
-    steps.extract_teachers(session, images, recipe.extract)
+    extracted = steps.extract_teachers(session, images, recipe.extract)
     log.info("2/4 whitening")
-    whitened = steps.fit_whitening(session, images.name, images.split, recipe)
+    embeddings = {label: report.keys for label, report in extracted.encoders.items()}
+    whitened = steps.fit_whitening(session, embeddings, recipe.whiten)
     log.info("3/4 distillation: %d epochs, %d seed(s)", recipe.distill.epochs, len(seeds))
     vectors = {label: views for label, (_, views) in whitened.items()}
     students, starts, ends = [], [], []
@@ -74,6 +75,14 @@ def run(session: Session, recipe: Recipe, *, seeds: Sequence[int] = (), out: Pat
         )
     ]
     return RunReport(scores, students, seeds)
+
+
+def _save(recipe: Recipe, path: Path) -> None:
+    """The resolved recipe, beside what it made."""
+    text = to_yaml(recipe)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() or path.read_text() != text:
+        path.write_text(text)
 
 
 def _training_images(session: Session, recipe: Recipe) -> ImageList:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgd.config import EvaluateConfig, ExtractConfig, Recipe
+from cgd.config import EvaluateConfig, ExtractConfig, Recipe, WhitenConfig
 from cgd.data.views import CROP, CROPPED, FIXED, crop_name
 from cgd.errors import InputError, MissingError
+from cgd.pipeline.recipe import change
 from cgd.pipeline.workspace import Workspace
 from cgd.stages import select
 from cgd.stages.whiten import WhiteningReport, apply_whitening, fit_and_apply
@@ -90,11 +91,9 @@ def estimate_extraction(session: Session, images: ImageList, config: ExtractConf
 Whitened = dict[str, tuple[dict[str, WhiteningReport], dict[str, Key]]]
 
 
-def fit_whitening(session: Session, dataset: str, split: str | None, recipe: Recipe) -> Whitened:
-    """Fit and apply a whitening per teacher and kind of view of a data set already extracted."""
-    store = session.store(write=True)
-    teachers = select.teachers_of(store, dataset, split, recipe.extract.teachers)
-    return fit_and_apply(store=store, teachers=teachers, config=recipe.whiten)
+def fit_whitening(session: Session, teachers: Mapping[str, Mapping[str, Key]], config: WhitenConfig) -> Whitened:
+    """Fit and apply a whitening per teacher and kind of view; `teachers` are embeddings by label and view."""
+    return fit_and_apply(store=session.store(write=True), teachers=teachers, config=config)
 
 
 def apply_to(session: Session, whitening: str, dataset: str, split: str | None) -> dict[str, Key]:
@@ -112,18 +111,23 @@ def apply_to(session: Session, whitening: str, dataset: str, split: str | None) 
 
 
 def student_source(session: Session, recipe: Recipe) -> EncoderSource:
-    """The untrained student of a recipe; `init` is looked for in the weights folder, then as a path."""
+    """The untrained student of a recipe, its trunk from `init` (FILE, or FILE?sha256=…) where one is named."""
+    from cgd.models.checkpoints import locate
     from cgd.models.load import student
 
-    init: Path | None = None
-    if recipe.distill.init:
-        places = [Path(recipe.distill.init), *([session.weights / recipe.distill.init] if session.weights else [])]
-        init = next((p for p in reversed(places) if p.is_file()), None)
-        if init is None:
-            raise MissingError(
-                f"the initial weights {recipe.distill.init} are neither here nor in --weights {session.weights}."
-            )
+    name, _, digest = recipe.distill.init.partition("?sha256=")
+    init = locate(name, digest or None, None if Path(name).is_file() else session.weights) if name else None
     return student(recipe.distill.student, init, recipe.distill.seed)
+
+
+def pin(session: Session, recipe: Recipe) -> Recipe:
+    """`recipe` with the SHA-256 of every weights file, so that later stages run without the files."""
+    from cgd.models.load import pinned
+
+    teachers = tuple(pinned(source) for source in teacher_sources(session, recipe.extract.teachers))
+    recipe = change(recipe, "extract", teachers=teachers)
+    init = student_source(session, recipe).weights
+    return recipe if init is None else change(recipe, "distill", init=f"{init.name}?sha256={init.digest}")
 
 
 def distill(

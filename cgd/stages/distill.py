@@ -145,7 +145,7 @@ def _plan(
 
 def _identity(images: ImageList, source: EncoderSource, plan: TargetPlan, config: DistillConfig) -> Identity:
     settings = settings_of(config)
-    del settings["init"]  # a path; the digest of the file is part of the student's identity
+    del settings["init"]  # a file's name; its digest is part of the student's identity
     settings |= {
         "dataset": images.name,
         "split": images.split,
@@ -171,7 +171,7 @@ def _publish(
     weights = {k: v.detach().cpu().contiguous() for k, v in encoder.network.state_dict().items()}
     about = {
         "student": source.text,
-        "init": source.digest,
+        "init": source.weights and source.weights.digest,
         "embed_dim": encoder.embed_dim,
         "input": dataclasses.asdict(encoder.input_spec),
         "parameters": sum(p.numel() for p in encoder.parameters()),

@@ -51,7 +51,9 @@ def fits(teacher: str, entry: Entry) -> bool:
     stored = {**encoder["options"], **encoder["input"]}
     if (spec.name, spec.argument) != (encoder["name"], encoder["argument"]):
         return False
-    wanted = {k: v for k, v in spec.options.items() if k != "weights"}
+    wanted = {k: v for k, v in spec.options.items() if k not in ("weights", "sha256")}
+    if spec.options.get("sha256", encoder["weights"]) != encoder["weights"]:
+        return False
     return all(k in stored and _text(stored[k]) == v for k, v in wanted.items())
 
 

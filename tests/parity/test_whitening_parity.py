@@ -1,0 +1,59 @@
+"""PCA whitening against numbers of the released code (methods.md 1.3), fitted in uneven blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cgd.retrieval.vectors import l2
+from cgd.retrieval.whitening import Moments, fit_pca, whiten
+from cgd.types import Whitening
+
+pytestmark = pytest.mark.shared
+
+
+@pytest.fixture(scope="module")
+def fixture(shared: Path) -> Any:
+    return np.load(shared / "reference/losses/pca_whitening.npz")
+
+
+def fit(rows: np.ndarray, dim: int, block: int = 700) -> Whitening:
+    moments = Moments()
+    for start in range(0, len(rows), block):
+        moments.add(rows[start : start + block])
+    return fit_pca(moments, dim, 1e-5, "fixed")
+
+
+@pytest.mark.parametrize("dim", [64, 32])
+def test_double(fixture: Any, dim: int) -> None:
+    rows = l2(fixture["X"].astype(np.float64))
+    np.testing.assert_allclose(rows[:8].sum(axis=1), fixture["X_l2_rowsum_check"], atol=1e-12)
+    fitted = fit(rows, dim)
+    out = whiten(fixture["X_test"].astype(np.float64)[:, None], fitted)
+    unit = l2(out)
+    np.testing.assert_allclose(unit @ unit.T, fixture[f"d{dim}_f64_test_cos"], atol=1e-8)
+    np.testing.assert_allclose(out, fixture[f"d{dim}_f64_test_out"], atol=1e-6)
+    np.testing.assert_allclose(fitted.mean, fixture[f"d{dim}_f64_mean"][0], atol=1e-12)
+    np.testing.assert_allclose(fitted.projection, fixture[f"d{dim}_f64_W_canonical"], atol=1e-7)
+    assert fitted.n_clamped == int(fixture[f"d{dim}_f64_n_clamped"])
+    white = (rows - fitted.mean) @ fitted.projection.T
+    np.testing.assert_allclose(white.T @ white / len(white), fixture[f"d{dim}_f64_cov_white"], atol=1e-8)
+
+
+@pytest.mark.parametrize(("dim", "tolerance"), [(64, 1e-3), (32, 1e-5)])
+def test_close_to_the_single_precision_reference(fixture: Any, dim: int, tolerance: float) -> None:
+    unit = l2(whiten(fixture["X_test"][:, None], fit(l2(fixture["X"].astype(np.float64)), dim)))
+    np.testing.assert_allclose(unit @ unit.T, fixture[f"d{dim}_f32_test_cos"], atol=tolerance)
+
+
+@pytest.mark.parametrize("dim", [64, 32])
+def test_rank_deficient(fixture: Any, dim: int) -> None:
+    """A sample of rank 40 in 64 dimensions: 24 eigenvalues are raised to the floor."""
+    fitted = fit(fixture["rankdef_X"].astype(np.float64), dim, block=90)
+    assert fitted.n_clamped == 24
+    gram = fitted.projection.T @ fitted.projection
+    expected = fixture[f"rankdef_d{dim}_WtW"]
+    np.testing.assert_allclose(gram, expected, atol=1e-6 * np.abs(expected).max())

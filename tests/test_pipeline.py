@@ -1,0 +1,83 @@
+"""A recipe end to end, twice: the second time nothing is left to do."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from cgd.config import Recipe
+from cgd.errors import CgdError
+from cgd.pipeline.demo import demo_recipe
+from cgd.pipeline.recipe import change, read_recipe
+from cgd.pipeline.runner import run
+from cgd.pipeline.steps import Session
+from cgd.pipeline.text import run_text
+
+
+def snapshot(root: Path) -> dict[str, tuple[int, int]]:
+    """Modification time and inode of every file."""
+    return {
+        p.relative_to(root).as_posix(): (p.stat().st_mtime_ns, p.stat().st_ino) for p in root.rglob("*") if p.is_file()
+    }
+
+
+def test_a_recipe_runs_and_is_not_done_twice(
+    session: Session, tiny_recipe: Recipe, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.workspace.introduce("lm", f"manifest:{drawn}/manifest.csv")
+    first = run(session, tiny_recipe, out=tmp_path / "out")
+    before = snapshot(tmp_path)
+
+    def no_network(*_: object) -> None:
+        raise AssertionError("a network was built although everything is stored")
+
+    for builder in ("cgd.models.teachers.timm.timm_network", "cgd.models.teachers.mobilenet_v1.trunk_of"):
+        monkeypatch.setattr(builder, no_network)
+    second = run(session, tiny_recipe, out=tmp_path / "out")
+    assert second.scores == first.scores
+    assert [s.key for s in second.students] == [s.key for s in first.students]
+    after = snapshot(tmp_path)
+    assert after == before
+    rows = {s["row"] for s in first.scores}
+    assert rows == {"teacher", "student before", "student"}
+    assert len(first.scores) == 2 * (2 + 1) + 2
+    for score in first.scores:
+        assert set(score["protocols"]) == {"easy", "medium", "hard"}
+        assert all(0 <= v["mAP"] <= 100 for v in score["protocols"].values())
+        assert score["card"]["artifacts"]
+    assert "queries cropped" in run_text(first.as_json())
+
+
+def test_two_seeds_make_two_students(session: Session, tiny_recipe: Recipe, drawn: Path, tmp_path: Path) -> None:
+    session.workspace.introduce("lm", f"manifest:{drawn}/manifest.csv")
+    report = run(session, tiny_recipe, seeds=(0, 1), out=tmp_path / "out")
+    assert len({s.key for s in report.students}) == 2
+    starts = [s["protocols"]["easy"]["mAP"] for s in report.scores if s["row"] == "student before"]
+    assert len(starts) == 2
+    assert starts[0] != starts[1]
+    assert "±" in run_text(report.as_json())
+
+
+@pytest.mark.shared
+def test_a_saved_recipe_runs_without_the_weights(
+    session: Session, tiny_recipe: Recipe, drawn: Path, shared: Path, tmp_path: Path
+) -> None:
+    session.workspace.introduce("lm", f"manifest:{drawn}/manifest.csv")
+    recipe = change(
+        tiny_recipe, "extract", teachers=("mobilenet-v1?width=0.25&weights=mobilenetv1_025.safetensors&size=64",)
+    )
+    recipe = change(recipe, "distill", init="mobilenetv1_025.safetensors", batch_norm="unfold")
+    with_weights = dataclasses.replace(session, weights=shared / "data/weights")
+    first = run(with_weights, recipe, out=tmp_path / "out")
+    saved = read_recipe(tmp_path / "out/recipe.yaml")
+    assert run(session, saved, out=tmp_path / "again").scores == first.scores
+    with pytest.raises(CgdError, match="give the folder that holds it"):
+        run(session, change(saved, "extract", views=3), out=tmp_path / "more")
+
+
+def test_the_demonstrations_recipe_is_a_valid_one() -> None:
+    recipe = demo_recipe()
+    assert recipe.extract.views >= 2
+    assert recipe.data.benchmarks

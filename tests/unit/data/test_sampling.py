@@ -1,0 +1,126 @@
+"""Which images meet in a batch: laws of an epoch's plan."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from cgd.data.sampling import epoch_generator, image_pairs, label_pairs
+from cgd.errors import InputError
+from cgd.types import Batch
+
+LABELS = [f"label-{i % 10}" for i in range(35)] + ["lonely"]  # 3 or 4 images each, and one alone
+ALL = np.ones(len(LABELS), bool)
+
+
+def by_label(seed: int = 0, epoch: int = 0, batch: int = 4, usable: np.ndarray = ALL) -> list[Batch]:
+    return list(label_pairs(LABELS, usable, (1, 2, 5), batch, epoch_generator(seed, epoch)))
+
+
+def by_image(seed: int = 0, epoch: int = 0, batch: int = 4, usable: np.ndarray = ALL) -> list[Batch]:
+    return list(image_pairs(usable, (1, 2, 5), batch, epoch_generator(seed, epoch)))
+
+
+def same(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        np.array_equal(a.rows, b.rows) and np.array_equal(a.views, b.views) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_the_two_images_of_a_pair_are_distinct_and_of_one_label() -> None:
+    for epoch in range(20):
+        for batch in by_label(epoch=epoch):
+            for first, second in batch.rows:
+                assert first != second
+                assert LABELS[first] == LABELS[second]
+
+
+def test_all_labels_of_a_batch_are_distinct_and_each_occurs_once_in_an_epoch() -> None:
+    for epoch in range(20):
+        seen = [LABELS[row] for batch in by_label(epoch=epoch) for row in batch.rows[:, 0]]
+        assert sorted(seen) == sorted({label for label in LABELS if label != "lonely"})
+
+
+def test_the_last_batch_is_kept_although_smaller() -> None:
+    assert [len(b) for b in by_label(batch=4)] == [4, 4, 2]
+    assert [len(b) for b in by_label(batch=100)] == [10]
+
+
+def test_a_single_pair_at_the_end_is_left_out_for_want_of_negatives() -> None:
+    assert [len(b) for b in by_label(batch=3)] == [3, 3, 3]
+    assert [len(b) for b in by_image(batch=7)] == [7] * 5  # of 36 images
+
+
+def test_images_no_teacher_could_read_are_never_drawn() -> None:
+    usable = ALL.copy()
+    usable[[0, 10, 3]] = False  # label-0 keeps two of its four images, label-3 three
+    rows = np.concatenate([b.rows for e in range(200) for b in by_label(epoch=e, usable=usable)])
+    assert not set(rows.ravel()) & {0, 10, 3}
+    assert {20, 30} <= set(rows.ravel())
+    assert not {0, 10, 3} & {int(r) for b in by_image(usable=usable) for r in b.rows.ravel()}
+
+
+def test_a_label_left_with_one_usable_image_is_skipped() -> None:
+    usable = ALL.copy()
+    usable[[0, 10, 20]] = False
+    seen = {LABELS[row] for batch in by_label(usable=usable) for row in batch.rows.ravel()}
+    assert seen == {f"label-{i}" for i in range(1, 10)}
+
+
+@pytest.mark.parametrize("plan", [by_label, by_image])
+def test_equal_seed_and_epoch_give_an_equal_plan_and_others_another(plan: object) -> None:
+    assert callable(plan)
+    assert same(plan(seed=3, epoch=5), plan(seed=3, epoch=5))
+    assert not same(plan(seed=3, epoch=5), plan(seed=3, epoch=6))
+    assert not same(plan(seed=3, epoch=5), plan(seed=4, epoch=5))
+    assert not same(plan(seed=0, epoch=1), plan(seed=1, epoch=0))
+
+
+def test_over_many_epochs_the_images_of_a_label_are_drawn_equally_often() -> None:
+    counts = Counter(int(r) for e in range(400) for b in by_label(epoch=e) for r in b.rows.ravel())
+    for label in sorted(set(LABELS) - {"lonely"}):
+        members = [i for i, other in enumerate(LABELS) if other == label]
+        expected = 2 * 400 / len(members)
+        assert all(abs(counts[i] - expected) < 5 * np.sqrt(expected) for i in members), label
+
+
+def test_views_are_drawn_from_the_stored_ones_independently_for_either_image() -> None:
+    views = np.concatenate([b.views for e in range(300) for b in by_label(epoch=e)])
+    pairs = Counter(map(tuple, views.tolist()))
+    assert set(pairs) == {(a, b) for a in (1, 2, 5) for b in (1, 2, 5)}
+    expected = len(views) / 9
+    assert all(abs(n - expected) < 5 * np.sqrt(expected) for n in pairs.values())
+
+
+def test_rows_and_views_are_pairs_of_64_bit_numbers() -> None:
+    for batch in (by_label()[0], by_image()[0]):
+        assert batch.rows.shape == batch.views.shape == (4, 2)
+        assert batch.rows.dtype == batch.views.dtype == np.int64
+
+
+def test_labels_need_not_stand_together_nor_in_order() -> None:
+    labels = ["z", "a", "z", "m", "a", "m"]
+    (batch,) = label_pairs(labels, np.ones(6, bool), (0,), 10, epoch_generator(0, 0))
+    assert sorted(tuple(sorted(pair)) for pair in batch.rows.tolist()) == [(0, 2), (1, 4), (3, 5)]
+
+
+def test_every_image_meets_itself_once_under_two_different_views() -> None:
+    batches = by_image(batch=6)
+    rows = np.concatenate([b.rows for b in batches])
+    views = np.concatenate([b.views for b in batches])
+    np.testing.assert_array_equal(rows[:, 0], rows[:, 1])
+    assert sorted(rows[:, 0]) == list(range(36))
+    assert (views[:, 0] != views[:, 1]).all()
+    assert set(views.ravel()) == {1, 2, 5}
+
+
+def test_fewer_than_two_labels_with_two_images_are_refused() -> None:
+    with pytest.raises(InputError, match=r"distill.positives=image"):
+        list(label_pairs(["a", "a", "b"], np.ones(3, bool), (1,), 4, epoch_generator(0, 0)))
+
+
+def test_two_views_need_two_crops_and_two_images() -> None:
+    with pytest.raises(InputError, match="--views 2"):
+        list(image_pairs(np.ones(5, bool), (1,), 4, epoch_generator(0, 0)))
+    with pytest.raises(InputError, match="two readable images"):
+        list(image_pairs(np.array([True, False]), (1, 2), 4, epoch_generator(0, 0)))

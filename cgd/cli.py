@@ -161,7 +161,7 @@ def fit_whitening(**o: Any) -> None:
 
 
 @cli.command()
-@_options("dataset", "name", "teachers", "weights", "device", "workers", "set")
+@_options("dataset", "name", "teachers", "weights", "device", "workers", "set", "dry-run")
 @click.option("--whitening", help="Which whitening (part of its key), where there are several.")
 @click.option("--method", help="Distillation method.  [default: whiten-mtd]")
 @click.option("--fusion", help="How teachers are combined.  [default: max-min]")
@@ -186,6 +186,9 @@ def distill(**o: Any) -> None:
         session = _session(o)
         images = session.workspace.images(o["dataset"], o["name"])
         vectors = select.whitened_of(session.store(), images.name, images.split, _names(o["teachers"]), o["whitening"])
+        if o["dry_run"]:
+            _print(o, steps.estimate_distillation(session, images, vectors, recipe, o["out"]), text.training_text)
+            return
         report = steps.distill(session, images, vectors, recipe, o["out"])
         _print(o, report.as_json(), text.student_text)
 
@@ -199,6 +202,7 @@ def distill(**o: Any) -> None:
 @click.option(
     "--distractors", multiple=True, metavar="KIND:PATH|NAME|random:N", help="Add these to the gallery; repeatable."
 )
+@click.option("--scales", default="", help="Scales of the student, e.g. 1,0.7071,0.5.  [default: its own]")
 @click.option(
     "--queries", type=click.Choice(["cropped", "full", "both"]), help="Cut queries to their boxes.  [default: cropped]"
 )
@@ -219,9 +223,11 @@ def evaluate(**o: Any) -> None:
             raise click.UsageError("give either --student or --teachers.")
         session = _session(o)
         benchmark = session.workspace.benchmark(o["benchmark"], o["name"])
-        sources = (
-            [steps.load_student(session, o["student"])] if o["student"] else steps.teacher_sources(session, teachers)
-        )
+        scales = _numbers(o["scales"], "--scales", float)
+        if o["student"]:
+            sources = [steps.load_student(session, o["student"], scales)]
+        else:
+            sources = steps.teacher_sources(session, teachers)
         results = steps.evaluate(
             session,
             benchmark,
@@ -265,7 +271,7 @@ def run(**o: Any) -> None:
             images = session.workspace.images(recipe.data.train)
             _print(o, steps.estimate_extraction(session, images, recipe.extract), text.estimate_text)
             return
-        seeds = _integers(o["seeds"])
+        seeds = _numbers(o["seeds"], "--seeds", int)
         report = runner.run(session, recipe, seeds=seeds, out=o["out"] or Path("runs") / o["recipe_file"].stem)
         _print(o, report.as_json(), text.run_text)
 
@@ -403,11 +409,11 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _integers(text: str) -> tuple[int, ...]:
+def _numbers(text: str, option: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
     try:
-        return tuple(int(v) for v in filter(None, text.split(",")))
+        return tuple(kind(v) for v in filter(None, text.split(",")))
     except ValueError:
-        raise click.UsageError(f"--seeds {text}: expected whole numbers separated by commas.") from None
+        raise click.UsageError(f"{option} {text}: expected numbers separated by commas.") from None
 
 
 def _part(text: str) -> tuple[int, int]:

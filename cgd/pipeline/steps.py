@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,16 +137,31 @@ def distill(
     """Train the recipe's student on `images` against whitened `teachers`."""
     from cgd.stages.distill import distill as run
 
-    return run(
-        store=session.store(write=True),
-        images=images,
-        teachers=teachers,
-        source=student_source(session, recipe),
-        config=recipe.distill,
-        method_config=method_config(recipe),
-        out=out,
-        compute=session.compute(),
-    )
+    return run(**_distillation(session, images, teachers, recipe, out))
+
+
+def estimate_distillation(
+    session: Session, images: ImageList, teachers: Mapping[str, Mapping[str, Key]], recipe: Recipe, out: Path
+) -> dict[str, float]:
+    """Steps, bytes and seconds that `distill` with these arguments will take."""
+    from cgd.stages.distill import estimate
+
+    return estimate(**_distillation(session, images, teachers, recipe, out))
+
+
+def _distillation(
+    session: Session, images: ImageList, teachers: Mapping[str, Mapping[str, Key]], recipe: Recipe, out: Path
+) -> dict[str, Any]:
+    return {
+        "store": session.store(write=True),
+        "images": images,
+        "teachers": teachers,
+        "source": student_source(session, recipe),
+        "config": recipe.distill,
+        "method_config": method_config(recipe),
+        "out": out,
+        "compute": session.compute(),
+    }
 
 
 def method_config(recipe: Recipe) -> Any:
@@ -156,8 +172,8 @@ def method_config(recipe: Recipe) -> Any:
     return getattr(recipe, recipe.distill.method.replace("-", "_"))
 
 
-def load_student(session: Session, where: str) -> EncoderSource:
-    """The student in a folder, or in the store by its key."""
+def load_student(session: Session, where: str, scales: Sequence[float] = ()) -> EncoderSource:
+    """The student in a folder, or in the store by its key; `scales` replace its own."""
     from cgd.models.load import trained_student
     from cgd.stages.distill import RECIPE, WEIGHTS
 
@@ -173,6 +189,8 @@ def load_student(session: Session, where: str) -> EncoderSource:
         text = json.loads((folder / RECIPE).read_text())["student"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder / RECIPE} is damaged: {error}.") from error
+    if scales:
+        text += f"{'&' if '?' in text else '?'}scales={','.join(map(str, scales))}"
     return trained_student(text, folder / WEIGHTS)
 
 
@@ -197,23 +215,24 @@ def evaluate(
     extraction = extract_config or ExtractConfig()
     results = []
     for cropped in _query_protocols(benchmark, config):
+        started = time.perf_counter()
         members = [_member(session, benchmark, s, bool(cropped), sets, extraction, whitening) for s in sources]
+        embedding = time.perf_counter() - started
         groups = [(m.label, [m]) for m in members]
         if ensemble and len(members) > 1:
             groups.append((f"ensemble of {len(members)}", members))
         for name, group in groups:
             model = f"{name}, whitened" if whitening is not None else name
-            results.append(
-                stage.evaluate(
-                    store=store,
-                    benchmark=benchmark,
-                    model=model,
-                    members=group,
-                    queries_cropped=cropped,
-                    config=config,
-                    random=random,
-                )
+            result = stage.evaluate(
+                store=store,
+                benchmark=benchmark,
+                model=model,
+                members=group,
+                queries_cropped=cropped,
+                config=config,
+                random=random,
             )
+            results.append({**result, "seconds": {"embed": embedding, **result["seconds"]}})
     return results
 
 

@@ -92,6 +92,13 @@ def estimate_text(r: Result) -> str:
     return f"{r['artifacts']} artifacts to make of {r['images']} images: {size}, {rate}"
 
 
+def training_text(r: Result) -> str:
+    return (
+        f"{r['epochs']} epochs of {r['steps_per_epoch']} steps, {r['target_bytes'] / 1e6:.1f} MB of targets an epoch: "
+        f"about {r['seconds'] / 3600:.2f} hours at {r['seconds_per_step']:.2f} s a step"
+    )
+
+
 def store_text(r: Result) -> str:
     lines = [
         f"{a['key']}  {'sealed' if a['sealed'] else 'not sealed, ' + str(a['shards']) + ' shards done'}"

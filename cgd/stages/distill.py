@@ -63,8 +63,7 @@ def distill(
     The student also becomes an artifact. On one CPU with fixed threads an interrupted run and an undisturbed one
     end in the same bytes.
     """
-    numbers, keys = _views_used(teachers, config)
-    plan = _plan(store, images, keys, numbers, config, method_config)
+    plan = _plan(store, images, teachers, config, method_config)
     identity = _identity(images, source, plan, config)
     skipped = store.is_sealed(identity.key)
     if skipped:
@@ -93,6 +92,23 @@ def distill(
     )
 
 
+def estimate(
+    *,
+    store: FeatureStore,
+    images: ImageList,
+    teachers: Mapping[str, Mapping[str, Key]],
+    source: EncoderSource,
+    config: DistillConfig,
+    method_config: Any,
+    out: Path,
+    compute: Compute,
+) -> dict[str, float]:
+    """Steps, bytes of an epoch's targets and seconds that `distill` with these arguments will take; nothing is kept."""
+    plan = _plan(store, images, teachers, config, method_config)
+    name = str(_identity(images, source, plan, config).key)
+    return Training(store, images, plan, source, config, name, out, compute).measure()
+
+
 def _views_used(
     teachers: Mapping[str, Mapping[str, Key]], config: DistillConfig
 ) -> tuple[tuple[int, ...], list[tuple[Key, ...]]]:
@@ -118,11 +134,12 @@ def _views_used(
 def _plan(
     store: FeatureStore,
     images: ImageList,
-    keys: Sequence[tuple[Key, ...]],
-    numbers: tuple[int, ...],
+    teachers: Mapping[str, Mapping[str, Key]],
     config: DistillConfig,
     method_config: Any,
 ) -> TargetPlan:
+    """Which vectors and batches the student trains on; refuses what cannot work before any work is done."""
+    numbers, keys = _views_used(teachers, config)
     if config.positives == "label" and images.labels is None:
         raise InputError(f"{images.title} has no labels to pair images by: use --set distill.positives=image.")
     if make_method(config.method, method_config, config.fusion).needs.space != "whitened":

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager
@@ -95,7 +98,7 @@ class EpochTargets(AbstractContextManager["EpochTargets"]):
     def __init__(self, plan: TargetPlan) -> None:
         self.plan = plan
         self._folder = tempfile.TemporaryDirectory(prefix="cgd-targets-")
-        self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_live_and_die_with_parent)
         self._building: dict[int, Future[Path]] = {}
 
     def epoch(self, epoch: int, last: int) -> tuple[list[Batch], Iterator[Target]]:
@@ -128,6 +131,19 @@ class EpochTargets(AbstractContextManager["EpochTargets"]):
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._folder.cleanup()
+
+
+def _live_and_die_with_parent() -> None:
+    """Leave Ctrl-C to the training process, and end when that ends, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _build(plan: TargetPlan, epoch: int, path: Path) -> Path:

@@ -25,7 +25,7 @@ from cgd.models import batchnorm
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
 from cgd.progress import progress
-from cgd.stages.fuse import EpochTargets, TargetPlan, make_method
+from cgd.stages.fuse import EpochTargets, TargetPlan, epoch_targets, make_method
 from cgd.stages.images import check_digest
 from cgd.store.feature_store import FeatureStore
 from cgd.types import Batch, ImageList, Target, View
@@ -92,6 +92,28 @@ class Training:
                 self._tell(lines)
                 self._keep(encoder, optimiser, lines)
         return encoder, lines
+
+    def measure(self) -> dict[str, float]:
+        """Steps of an epoch, bytes of its targets, and seconds of all epochs to expect; two steps are tried."""
+        batches, targets = epoch_targets(self.plan, 0)
+        encoder = self._prepare()
+        optimiser = torch.optim.Adam(encoder.parameters(), lr=0.0)
+        encoder.train()
+        clock = _Clock()
+        for _ in range(2):  # the first warms up
+            started = time.perf_counter()
+            samples = [(int(r), int(v)) for r, v in zip(batches[0].rows.ravel(), batches[0].views.ravel(), strict=True)]
+            loaded = ahead(lambda sample: self._load(encoder, sample), samples, self.compute.workers, len(samples))
+            self._step(encoder, optimiser, self._to_device(np.stack(list(loaded))), targets[0], clock)
+            seconds = time.perf_counter() - started
+        pairs = sum(len(b) for b in batches)
+        return {
+            "epochs": self.config.epochs,
+            "steps_per_epoch": len(batches),
+            "target_bytes": sum(a.nbytes for target in targets for a in target.values()),
+            "seconds_per_step": seconds,
+            "seconds": seconds * self.config.epochs * pairs / len(batches[0]),
+        }
 
     def forget(self) -> None:
         """Remove the state kept for resuming."""

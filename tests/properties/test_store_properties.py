@@ -30,7 +30,7 @@ def artifacts(draw):
     rows, scales, dim = draw(st.integers(1, 30)), draw(st.integers(1, 3)), draw(st.integers(1, 4))
 
     def numbers(dtype, *shape):
-        return draw(hnp.arrays(dtype, shape, fill=st.nothing() if len(shape) == 1 else None))
+        return draw(hnp.arrays(dtype, shape))
 
     def texts():
         return np.array(draw(st.lists(TEXT, min_size=rows, max_size=rows)), dtype=object)
@@ -53,7 +53,10 @@ def part(arrays, rows):
 
 def assert_same(found, expected):
     assert found.dtype == expected.dtype
-    np.testing.assert_array_equal(found, expected)
+    if expected.dtype == object:
+        assert found.tolist() == expected.tolist()
+    else:  # to the bit: the sign of a zero, the payload of a NaN
+        assert (found.shape, found.tobytes()) == (expected.shape, expected.tobytes())
 
 
 def ends_at(count):

@@ -63,7 +63,7 @@ def test_images_no_teacher_could_read_are_never_drawn() -> None:
 def test_a_label_left_with_one_usable_image_is_skipped() -> None:
     usable = ALL.copy()
     usable[[0, 10, 20]] = False
-    seen = {LABELS[row] for batch in by_label(usable=usable) for row in batch.rows.ravel()}
+    seen = {LABELS[row] for batch in by_label(usable=usable, batch=100) for row in batch.rows.ravel()}
     assert seen == {f"label-{i}" for i in range(1, 10)}
 
 

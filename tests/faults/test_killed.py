@@ -1,0 +1,240 @@
+"""A run killed again and again ends in the bytes of an undisturbed one, and does nothing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cgd.store.feature_store import FeatureStore
+
+STORE = "features.zarr"
+# Students keep a log with times; what digests it differs with it. Scores are looked at on their own.
+TIMED = ("students/", "scores/")
+
+
+@dataclass
+class Kill:
+    """What stood where a command was killed: files by path with inode and time, unsealed artifacts, temporary files."""
+
+    files: dict[str, tuple[int, int]]
+    problems: list[str]
+    temporary: list[str]
+    state: bool
+    code: int
+
+
+def written(root: Path) -> dict[str, tuple[int, int]]:
+    found = {p.relative_to(root).as_posix(): p.stat() for p in root.rglob("*") if p.is_file()}
+    return {n: (s.st_ino, s.st_mtime_ns) for n, s in found.items() if not n.startswith(".cgd/tmp/")}
+
+
+def look(folder: Path, code: int) -> Kill:
+    problems = [p for _, found in FeatureStore.open(folder / STORE).verify() for p in found]
+    temporary = os.listdir(folder / STORE / ".cgd/tmp")
+    return Kill(
+        written(folder / STORE), problems, temporary, (folder / "student/student-seed0/training.pt").is_file(), code
+    )
+
+
+def names(kill: Kill, part: str) -> list[str]:
+    return [path for path in kill.files if part in path]
+
+
+@dataclass
+class Story:
+    """One folder in which every stage was killed once before it was let finish."""
+
+    folder: Path
+    kills: dict[str, Kill]
+    reports: dict[str, subprocess.CompletedProcess[str]]
+    orphans: dict[str, list[int]]
+
+
+@pytest.fixture(scope="module")
+def story(command, orphans, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    moments = {
+        "extraction": (command.extract, "6 receipts/embeddings/"),
+        "rest of extraction": (command.extract, None),
+        "whitening": (command.run, "3 /whitened/.*/vectors/c/"),
+        "training": (command.run, "2 /training.pt$"),
+        "publication": (command.run, "1 /students/.*/model.safetensors$"),
+        "rest": (command.run, None),
+    }
+    told = Story(folder, {}, {}, {})
+    for name, (arguments, moment) in moments.items():
+        done = command(folder, arguments, **({"die_at": moment} if moment else {}))
+        told.reports[name] = done
+        if moment:
+            told.orphans[name] = orphans(folder)
+            told.kills[name] = look(folder, done.returncode)
+    return told
+
+
+def test_every_stage_was_killed_in_its_midst(story):
+    assert {k.code for k in story.kills.values()} == {-signal.SIGKILL}
+    extraction, whitening, training, publication = story.kills.values()
+    assert len(names(extraction, "receipts/embeddings/")) == 5
+    assert names(extraction, "seals/embeddings/") == []
+    assert len(names(whitening, "seals/embeddings/")) == 4
+    assert len(names(whitening, "receipts/whitened/")) == 2
+    assert names(whitening, "seals/whitened/") == []
+    assert len(names(training, "seals/whitened/")) == 4
+    assert training.state
+    assert publication.state
+    assert len(names(publication, "/log.jsonl")) == 1
+    assert names(publication, "receipts/students/") == []
+
+
+def test_what_is_not_whole_is_told_and_nothing_is_damaged(story):
+    for kill in story.kills.values():
+        assert all(problem.endswith(": not sealed") for problem in kill.problems)
+    assert {p.split("/")[0] for p in story.kills["extraction"].problems} == {"embeddings"}
+    assert {p.split("/")[0] for p in story.kills["whitening"].problems} == {"whitened"}
+    assert story.kills["training"].problems == []
+
+
+def test_the_same_commands_end_well(story):
+    for name in ("rest of extraction", "rest"):
+        assert story.reports[name].returncode == 0, story.reports[name].stderr
+    assert all(problems == [] for _, problems in FeatureStore.open(story.folder / STORE).verify())
+
+
+def test_the_store_ends_in_the_bytes_of_an_undisturbed_run(story, undisturbed, tree):
+    found, expected = tree(story.folder / STORE), tree(undisturbed / STORE)
+    assert found.keys() == expected.keys()
+    assert sum("/vectors/c/" in path for path in expected) > 24
+    differing = [p for p in expected if found[p] != expected[p] and not any(part in p for part in TIMED)]
+    assert differing == []
+
+
+def test_the_student_ends_in_the_bytes_of_an_undisturbed_run(story, undisturbed, tree):
+    found, expected = (tree(f / STORE, "students/") for f in (story.folder, undisturbed))
+    assert [p.rpartition("/")[2] for p in expected if "/model." in p] == ["model.safetensors"]
+    for path, data in expected.items():
+        if ".cgd/" in path:  # equal but for the digest of the log
+            mine, theirs = json.loads(found[path]), json.loads(data)
+            assert mine["files"].pop("log.jsonl")
+            assert theirs["files"].pop("log.jsonl")
+            assert mine == theirs
+        elif not path.endswith("log.jsonl"):
+            assert found[path] == data
+    for name in ("model.safetensors", "recipe.json"):
+        path = f"student/student-seed0/{name}"
+        assert (story.folder / path).read_bytes() == (undisturbed / path).read_bytes()
+
+
+def test_the_log_holds_every_epoch_once_with_the_same_losses(story, undisturbed):
+    logs = []
+    for folder in (story.folder, undisturbed):
+        lines = (folder / "student/student-seed0/log.jsonl").read_text().splitlines()
+        logs.append([(line["epoch"], line["loss"], line["learning_rate"]) for line in map(json.loads, lines)])
+    assert logs[0] == logs[1]
+    assert [epoch for epoch, *_ in logs[0]] == [1, 2]
+
+
+def test_scores_end_in_the_bytes_of_an_undisturbed_run(story, undisturbed, tree):
+    found, expected = (tree(f / STORE, "scores/") for f in (story.folder, undisturbed))
+    assert any(p.endswith("average_precision/c/0/0") for p in expected)
+    assert [p for p in expected if found[p] != expected[p]] == []
+
+
+def test_no_file_that_stood_was_written_again(story):
+    final = written(story.folder / STORE)
+    for name, kill in story.kills.items():
+        assert [p for p, which in kill.files.items() if final[p] != which] == [], name
+
+
+def test_finished_shards_were_skipped(story):
+    report = json.loads(story.reports["rest of extraction"].stdout)
+    finished = len(names(story.kills["extraction"], "receipts/embeddings/"))
+    assert sum(t["shards_skipped"] for t in report["teachers"].values()) == finished == 5
+    assert sum(t["shards_written"] for t in report["teachers"].values()) == 4 * 6 - finished
+
+
+def test_temporary_files_of_the_dead_are_gone(story):
+    assert all(len(story.kills[name].temporary) == 1 for name in ("extraction", "whitening", "publication"))
+    assert os.listdir(story.folder / STORE / ".cgd/tmp") == []
+    assert list((story.folder / "student").rglob("*.part")) == []
+    assert not (story.folder / "student/student-seed0/training.pt").exists()
+
+
+def test_a_killed_training_leaves_no_process_behind(story):
+    assert story.orphans == {name: [] for name in story.kills}
+
+
+def test_targets_of_a_killed_training_do_not_stay_on_the_disk(story):
+    assert os.listdir(story.folder / "tmp") == []
+
+
+def test_a_scoring_killed_before_its_seal_is_continued(command, tmp_path):
+    teacher = command.recipe.extract.teachers[0]
+    evaluate = ["evaluate", f"--teachers={teacher}", f"--benchmark={command.data}", "--name=lm", "--device=cpu"]
+    killed = command(tmp_path, evaluate, die_at="1 /seals/scores/")
+    assert killed.returncode == -signal.SIGKILL
+    again = command(tmp_path, evaluate)
+    assert again.returncode == 0, again.stderr
+    assert all(problems == [] for _, problems in FeatureStore.open(tmp_path / STORE).verify())
+
+
+ANY_STEP = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from cgd.store.feature_store import FeatureStore
+from cgd.store.keys import identify
+
+def write(root):
+    arrays = {"ids": np.array(["a", "é", "c"], object), "vectors": np.eye(3, 2, dtype=np.float16),
+              "valid": np.ones(3, bool), "digests": np.zeros((3, 32), np.uint8)}
+    store = FeatureStore.open(root, write=True)
+    writer = store.writer(identify("whitened", ["x"], 1, {}), {n: a.shape for n, a in arrays.items()}, shard_rows=2)
+    for shard in writer.missing():
+        rows = writer.shard_range(shard)
+        writer.write(shard, {n: a[rows.start : rows.stop] for n, a in arrays.items()})
+    writer.seal()
+
+def in_a_process(root, last=None):
+    process = os.fork()
+    if not process:
+        steps = 0
+        def watch(event, arguments):
+            nonlocal steps
+            if event in ("open", "os.link", "os.remove", "os.mkdir") and str(root) in str(arguments[0]):
+                steps += 1
+                if steps == last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(watch)
+        write(root)
+        (root.parent / "steps").write_text(str(steps))
+        os._exit(0)
+    return os.waitpid(process, 0)[1]
+
+def tree(root):
+    files = {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    return {p: data for p, data in files.items() if p.parts[:2] != (".cgd", "provenance")}
+
+folder = Path(sys.argv[1])
+assert in_a_process(folder / "whole") == 0
+count = int((folder / "steps").read_text())
+for last in range(1, count + 1, int(sys.argv[2])):
+    root = folder / str(last)
+    assert in_a_process(root, last) == signal.SIGKILL, last
+    assert in_a_process(root) == 0, last
+    assert tree(root) == tree(folder / "whole"), last
+    print(last)
+"""
+
+
+def test_a_write_killed_at_any_step_is_continued_to_the_same_bytes(tmp_path):
+    command = [sys.executable, "-c", ANY_STEP, str(tmp_path), "17"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 8

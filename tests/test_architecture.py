@@ -106,3 +106,11 @@ def test_no_broad_except() -> None:
         and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
     ]
     assert [f.split(":")[0] for f in found] == ["groundtruth.py"]
+
+
+def test_public_names() -> None:
+    """What `import cgd` offers is a promise: this list grows with an entry in the changelog."""
+    import cgd
+
+    assert sorted(cgd.__all__) == ["CgdError", "FeatureStore"]
+    assert all(hasattr(cgd, name) for name in cgd.__all__)

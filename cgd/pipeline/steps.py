@@ -211,12 +211,12 @@ def evaluate(
     from cgd.stages import evaluate as stage
 
     store = session.store(write=True)
-    random, sets = _distractors(session, config.distractors)
+    random, sets = _distractors(session, benchmark, config.distractors)
     extraction = extract_config or ExtractConfig()
     results = []
     for cropped in _query_protocols(benchmark, config):
         started = time.perf_counter()
-        members = [_member(session, benchmark, s, bool(cropped), sets, extraction, whitening) for s in sources]
+        members = _members(session, benchmark, sources, bool(cropped), sets, extraction, whitening)
         embedding = time.perf_counter() - started
         groups = [(m.label, [m]) for m in members]
         if ensemble and len(members) > 1:
@@ -244,7 +244,8 @@ def _query_protocols(benchmark: Benchmark, config: EvaluateConfig) -> list[bool 
     return protocols[config.queries]
 
 
-def _distractors(session: Session, texts: Sequence[str]) -> tuple[Any, list[ImageList]]:
+def _distractors(session: Session, benchmark: Benchmark, texts: Sequence[str]) -> tuple[Any, list[ImageList]]:
+    """Random distractors or none, and the image lists: `1m` is the revisited million under the benchmark's root."""
     from cgd.stages.evaluate import RandomDistractors
 
     random, sets = None, []
@@ -254,41 +255,42 @@ def _distractors(session: Session, texts: Sequence[str]) -> tuple[Any, list[Imag
             if not count.isdigit():
                 raise InputError(f"--distractors {text}: expected random:N with a whole number.")
             random = RandomDistractors(int(count))
+        elif text == "1m":
+            root = benchmark.gallery.root
+            assert root is not None, "an opened benchmark knows where its images are"
+            sets.append(session.workspace.images(f"revisitop1m:{root.parent}"))
         else:
             sets.append(session.workspace.images(text))
     return random, sets
 
 
-def _member(
+def _members(
     session: Session,
     benchmark: Benchmark,
-    source: EncoderSource,
+    sources: Sequence[EncoderSource],
     cropped: bool,
     distractors: Sequence[ImageList],
     config: ExtractConfig,
     whitening: str | Mapping[str, Key] | None,
-) -> Member:
-    """Embeddings of gallery, queries and distractors by one encoder, made where they are missing."""
+) -> list[Member]:
+    """Embeddings of gallery, queries and distractors by each encoder, made where they are missing."""
     from cgd.stages.evaluate import Member
     from cgd.stages.extract import extract
 
-    store = session.store(write=True)
+    store, compute = session.store(write=True), session.compute()
 
-    def embed(images: ImageList, view: str) -> Key:
-        report = extract(
-            store=store, images=images, sources=[source], views=[view], config=config, compute=session.compute()
-        )
-        return report.encoders[source.label].keys[view]
+    def embed(images: ImageList, view: str) -> dict[str, Key]:
+        report = extract(store=store, images=images, sources=sources, views=[view], config=config, compute=compute)
+        return {label: encoder.keys[view] for label, encoder in report.encoders.items()}
 
+    whitenings = {s.label: _whitening(store, s, whitening) for s in sources}  # refuse before any work is done
     gallery = embed(benchmark.gallery, FIXED)
     queries = embed(benchmark.queries, CROPPED if cropped else FIXED)
-    return Member(
-        source.label,
-        gallery,
-        queries,
-        _whitening(store, source, whitening),
-        tuple(embed(d, FIXED) for d in distractors),
-    )
+    others = [embed(images, FIXED) for images in distractors]
+    return [
+        Member(s.label, gallery[s.label], queries[s.label], whitenings[s.label], tuple(o[s.label] for o in others))
+        for s in sources
+    ]
 
 
 def _whitening(store: FeatureStore, source: EncoderSource, wanted: str | Mapping[str, Key] | None) -> Key | None:

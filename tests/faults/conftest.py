@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,51 +18,60 @@ import pytest
 from cgd.config import Recipe
 from cgd.pipeline.recipe import override, to_yaml
 
-INTERRUPTIBLE = Path(__file__).with_name("interruptible.py")
 SHARD_ROWS = 4  # six shards of the 24 training images
+Arguments = Sequence[str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: its exit status, standard output and standard error."""
+
+    code: int
+    output: str
+    errors: str
 
 
 class Command:
-    """`cgd` as a process in a folder of its own, on one thread; every process it starts is ended by its id."""
+    """Runs `cgd` in processes on one thread; see `interruptible.py`."""
 
-    def __init__(self, manifest: Path, recipe: Recipe) -> None:
-        self.data, self.recipe = f"manifest:{manifest}", recipe
-        self.started: list[subprocess.Popen[str]] = []
+    def __init__(self, server: subprocess.Popen[str], manifest: Path, recipe: Recipe) -> None:
+        self.server, self.data, self.recipe = server, f"manifest:{manifest}", recipe
+        device = ["--device=cpu", "--workers=1"]
         self.extract = [
             "extract-teachers", f"--dataset={self.data}", "--name=lm", "--split=train", f"--shard-rows={SHARD_ROWS}",
             f"--teachers={','.join(recipe.extract.teachers)}", f"--views={recipe.extract.views}",
-            f"--set=extract.crop_size={recipe.extract.crop_size}", "--device=cpu", "--workers=1", "--json",
+            f"--set=extract.crop_size={recipe.extract.crop_size}", "--json", *device,
         ]  # fmt: skip
-        self.run = ["run", "tiny.yaml", f"--data=lm={self.data}", "--out=student", "--device=cpu", "--workers=1"]
+        self.run = ["run", "tiny.yaml", f"--data=lm={self.data}", "--out=student", *device]
 
-    def begin(self, folder: Path, arguments: Sequence[str], **harm: object) -> subprocess.Popen[str]:
+    def __call__(self, folder: Path, arguments: Arguments, **harm: object) -> Outcome:
+        return self.together(folder, [arguments], **harm)[0]
+
+    def together(self, folder: Path, commands: Sequence[Arguments], **harm: object) -> list[Outcome]:
+        """Several commands in one folder at the same time."""
+        assert self.server.stdin
+        assert self.server.stdout
         (folder / "tmp").mkdir(exist_ok=True)
         (folder / "tiny.yaml").write_text(to_yaml(self.recipe))
-        told = {name.upper(): str(value) for name, value in harm.items()}
-        process = subprocess.Popen(
-            [sys.executable, INTERRUPTIBLE, *arguments],
-            cwd=folder,
-            env={**os.environ, **told, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.started.append(process)
-        return process
-
-    def __call__(self, folder: Path, arguments: Sequence[str], **harm: object) -> subprocess.CompletedProcess[str]:
-        process = self.begin(folder, arguments, **harm)
-        out, err = process.communicate(timeout=120)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        jobs = [{"folder": str(folder), "name": str(n), "arguments": a, **harm} for n, a in enumerate(commands)]
+        self.server.stdin.write(json.dumps(jobs) + "\n")
+        self.server.stdin.flush()
+        codes = json.loads(self.server.stdout.readline())
+        texts = [[(folder / f"{n}.{kind}").read_text() for kind in ("out", "err")] for n in range(len(commands))]
+        return [Outcome(code, *text) for code, text in zip(codes, texts, strict=True)]
 
 
 @pytest.fixture(scope="session")
 def command(drawn: Path, tiny_recipe: Recipe) -> Iterator[Command]:
-    command = Command(drawn / "manifest.csv", override(tiny_recipe, ["extract.views=1"]))
-    yield command
-    for process in command.started:
-        process.kill()
-        process.wait()
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("interruptible.py")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with server:  # at the end its input is closed, and it ends
+        yield Command(server, drawn / "manifest.csv", override(tiny_recipe, ["extract.views=1"]))
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +80,7 @@ def undisturbed(command: Command, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("undisturbed")
     for arguments in (command.extract, command.run):
         done = command(folder, arguments)
-        assert done.returncode == 0, done.stderr
+        assert done.code == 0, done.errors
     return folder
 
 
@@ -92,9 +103,9 @@ def orphans() -> Callable[[Path], list[int]]:
 
     def left(folder: Path) -> list[int]:
         noted = [int(text) for text in (folder / "children").read_text().split()]
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 10
         while any(map(_alive, noted)) and time.monotonic() < deadline:
-            time.sleep(0.05)
+            time.sleep(0.02)
         remaining = [process for process in noted if _alive(process)]
         for process in remaining:
             with suppress(ProcessLookupError):

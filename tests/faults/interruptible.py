@@ -1,27 +1,35 @@
-"""The command `cgd` in a process that comes to harm at a moment told in its environment.
+"""The command `cgd` in processes that come to harm at a told moment.
 
-DIE_AT  `N REGEX`: SIGKILL where the N-th file whose path matches is about to get its name
-LIMIT   bytes: longer files cannot be written, as on a full disk
-START   path: wait until it exists; `START.PID` tells that this process is ready
+Networks are imported once; then every line of standard input is a JSON list of commands that run at the same
+time, each in a process of its own, and is answered by the list of their exit statuses. A command has a `folder`
+(its working directory, which gets its output as `NAME.out` and `NAME.err`), a `name`, `arguments`, and perhaps
+
+die_at  `N REGEX`: SIGKILL where the N-th file whose path matches is about to get its name
+limit   bytes: longer files cannot be written, as on a full disk
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import re
 import resource
 import signal
 import sys
-import time
+import tempfile
+import traceback
 from pathlib import Path
+from typing import Any
+
+TIMEOUT = 120  # seconds
 
 
 def die_at(moment: str) -> None:
     count, _, pattern = moment.partition(" ")
     left = int(count)
 
-    def watch(event: str, arguments: tuple[object, ...]) -> None:
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left
         if event in ("os.link", "os.rename") and re.search(pattern, str(arguments[1])):
             left -= 1
@@ -32,22 +40,52 @@ def die_at(moment: str) -> None:
     sys.addaudithook(watch)
 
 
-def wait_for(start: Path) -> None:
-    import cgd.stages.evaluate
-    import cgd.stages.extract  # noqa: F401 - imports take longer than the work
+def run(job: dict[str, Any]) -> int:
+    """The command in this process, its exit status and its traceback as an interpreter has them."""
+    from cgd.cli import main
 
-    start.with_name(f"{start.name}.{os.getpid()}").touch()
-    while not start.exists():
-        time.sleep(0.001)
+    signal.alarm(TIMEOUT)
+    os.chdir(job["folder"])
+    os.environ["TMPDIR"] = os.path.join(job["folder"], "tmp")
+    tempfile.tempdir = None  # look again
+    for number, name in ((0, os.devnull), (1, f"{job['name']}.out"), (2, f"{job['name']}.err")):
+        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, number)
+        os.close(handle)
+    if "limit" in job:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], resource.RLIM_INFINITY))
+    if "die_at" in job:
+        die_at(job["die_at"])
+    try:
+        main(job["arguments"])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def in_a_process(job: dict[str, Any]) -> int:
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            code = run(job)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+    return process
 
 
 if __name__ == "__main__":
-    from cgd.cli import main
+    import cgd.models.students.mobilenet_v1
+    import cgd.models.teachers.timm
+    import cgd.stages.distill
+    import cgd.stages.evaluate
+    import cgd.stages.extract  # noqa: F401
 
-    if "DIE_AT" in os.environ:
-        die_at(os.environ["DIE_AT"])
-    if "LIMIT" in os.environ:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["LIMIT"]), resource.RLIM_INFINITY))
-    if "START" in os.environ:
-        wait_for(Path(os.environ["START"]))
-    main(sys.argv[1:])
+    for line in sys.stdin:
+        started = [in_a_process(job) for job in json.loads(line)]
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]), flush=True)

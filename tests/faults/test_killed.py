@@ -53,7 +53,7 @@ class Story:
 
     folder: Path
     kills: dict[str, Kill]
-    reports: dict[str, subprocess.CompletedProcess[str]]
+    reports: dict[str, object]
     orphans: dict[str, list[int]]
 
 
@@ -74,7 +74,7 @@ def story(command, orphans, tmp_path_factory):
         told.reports[name] = done
         if moment:
             told.orphans[name] = orphans(folder)
-            told.kills[name] = look(folder, done.returncode)
+            told.kills[name] = look(folder, done.code)
     return told
 
 
@@ -103,7 +103,7 @@ def test_what_is_not_whole_is_told_and_nothing_is_damaged(story):
 
 def test_the_same_commands_end_well(story):
     for name in ("rest of extraction", "rest"):
-        assert story.reports[name].returncode == 0, story.reports[name].stderr
+        assert story.reports[name].code == 0, story.reports[name].errors
     assert all(problems == [] for _, problems in FeatureStore.open(story.folder / STORE).verify())
 
 
@@ -153,7 +153,7 @@ def test_no_file_that_stood_was_written_again(story):
 
 
 def test_finished_shards_were_skipped(story):
-    report = json.loads(story.reports["rest of extraction"].stdout)
+    report = json.loads(story.reports["rest of extraction"].output)
     finished = len(names(story.kills["extraction"], "receipts/embeddings/"))
     assert sum(t["shards_skipped"] for t in report["teachers"].values()) == finished == 5
     assert sum(t["shards_written"] for t in report["teachers"].values()) == 4 * 6 - finished
@@ -171,16 +171,16 @@ def test_a_killed_training_leaves_no_process_behind(story):
 
 
 def test_targets_of_a_killed_training_do_not_stay_on_the_disk(story):
-    assert os.listdir(story.folder / "tmp") == []
+    assert list((story.folder / "tmp").glob("cgd-*")) == []
 
 
 def test_a_scoring_killed_before_its_seal_is_continued(command, tmp_path):
     teacher = command.recipe.extract.teachers[0]
     evaluate = ["evaluate", f"--teachers={teacher}", f"--benchmark={command.data}", "--name=lm", "--device=cpu"]
     killed = command(tmp_path, evaluate, die_at="1 /seals/scores/")
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.code == -signal.SIGKILL
     again = command(tmp_path, evaluate)
-    assert again.returncode == 0, again.stderr
+    assert again.code == 0, again.errors
     assert all(problems == [] for _, problems in FeatureStore.open(tmp_path / STORE).verify())
 
 
@@ -190,6 +190,8 @@ from pathlib import Path
 import numpy as np
 from cgd.store.feature_store import FeatureStore
 from cgd.store.keys import identify
+
+os.fsync = lambda _: None  # power is not cut here
 
 def write(root):
     arrays = {"ids": np.array(["a", "é", "c"], object), "vectors": np.eye(3, 2, dtype=np.float16),
@@ -234,7 +236,7 @@ for last in range(1, count + 1, int(sys.argv[2])):
 
 
 def test_a_write_killed_at_any_step_is_continued_to_the_same_bytes(tmp_path):
-    command = [sys.executable, "-c", ANY_STEP, str(tmp_path), "17"]
+    command = [sys.executable, "-c", ANY_STEP, str(tmp_path), "13"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) > 8

@@ -22,8 +22,8 @@ from cgd.types import Benchmark, ImageList, Key
 if TYPE_CHECKING:  # only the stages that run networks import torch
     from cgd.models.devices import Compute
     from cgd.models.encoder import EncoderSource
+    from cgd.stages.descriptors import Member
     from cgd.stages.distill import DistillReport
-    from cgd.stages.evaluate import Member
     from cgd.stages.extract import ExtractReport
 
 
@@ -246,7 +246,7 @@ def _query_protocols(benchmark: Benchmark, config: EvaluateConfig) -> list[bool 
 
 def _distractors(session: Session, benchmark: Benchmark, texts: Sequence[str]) -> tuple[Any, list[ImageList]]:
     """Random distractors or none, and the image lists: `1m` is the revisited million under the benchmark's root."""
-    from cgd.stages.evaluate import RandomDistractors
+    from cgd.stages.descriptors import RandomDistractors
 
     random, sets = None, []
     for text in texts:
@@ -274,7 +274,7 @@ def _members(
     whitening: str | Mapping[str, Key] | None,
 ) -> list[Member]:
     """Embeddings of gallery, queries and distractors by each encoder, made where they are missing."""
-    from cgd.stages.evaluate import Member
+    from cgd.stages.descriptors import Member
     from cgd.stages.extract import extract
 
     store, compute = session.store(write=True), session.compute()

@@ -6,8 +6,7 @@ import dataclasses
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,36 +16,23 @@ from cgd.data.datasets import label_truth
 from cgd.errors import InputError
 from cgd.retrieval.metrics import PROTOCOLS, relevance, score
 from cgd.retrieval.search import count_above, exact_ranks
-from cgd.retrieval.vectors import combine_scales, l2
-from cgd.retrieval.whitening import whiten
+from cgd.stages.descriptors import (
+    DistractorCount,
+    Member,
+    RandomDistractors,
+    descriptors,
+    distractor_scores,
+    similarity,
+)
 from cgd.stages.images import store_images
 from cgd.stages.whiten import read_whitening
 from cgd.store.feature_store import FeatureStore
-from cgd.store.keys import identify
-from cgd.types import Benchmark, GroundTruth, Key, Score, Whitening
+from cgd.store.keys import canonical, identify, sha256
+from cgd.types import Benchmark, GroundTruth, Score
 
 VERSION = 1
-QUERY_BLOCK, RANDOM_BLOCK = 512, 65_536
+QUERY_BLOCK = 512
 SCORE = "score.json"
-
-
-@dataclass(frozen=True)
-class Member:
-    """One encoder's embeddings of a benchmark, raw or through a whitening."""
-
-    label: str
-    gallery: Key
-    queries: Key
-    whitening: Key | None = None
-    distractors: tuple[Key, ...] = ()
-
-
-@dataclass(frozen=True)
-class RandomDistractors:
-    """`count` unit vectors from a seed: for speed and tests, never for a published number."""
-
-    count: int
-    seed: int = 0
 
 
 def evaluate(
@@ -100,20 +86,20 @@ def _score(
 ) -> tuple[dict[str, Any], list[Score]]:
     started = time.perf_counter()
     whitenings = [read_whitening(store, m.whitening) if m.whitening else None for m in members]
-    gallery, present = _descriptors(store, [m.gallery for m in members], whitenings)
-    queries, readable = _descriptors(store, [m.queries for m in members], whitenings)
+    gallery, present = descriptors(store, [m.gallery for m in members], whitenings)
+    queries, readable = descriptors(store, [m.queries for m in members], whitenings)
     _refuse_invalid(benchmark, truth, present, readable)
     wanted = {p: _protocol(truth, p) for p in protocols}
     ranks: dict[str, list[np.ndarray]] = {p: [] for p in protocols}
-    counts = _Distractors()
+    counts = DistractorCount()
     for start in range(0, len(benchmark.queries), QUERY_BLOCK):
         block = slice(start, start + QUERY_BLOCK)
         part = [q[block] for q in queries]
-        scores = _similarity(part, gallery)  # (Q', G)
+        scores = similarity(part, gallery)  # (Q', G)
         scores[:, ~present] = -np.inf  # an unreadable gallery image is never found
         relevant = [np.concatenate(r) for r in zip(truth.easy[block], truth.hard[block], strict=True)]
-        counts = _Distractors()
-        above = count_above(scores, relevant, _distractor_scores(store, part, members, whitenings, random, counts))
+        counts = DistractorCount()
+        above = count_above(scores, relevant, distractor_scores(store, part, members, whitenings, random, counts))
         for protocol, (positives, ignored) in wanted.items():
             chosen = [_pick(a, r, p) for a, r, p in zip(above, relevant, positives[block], strict=True)]
             ranks[protocol] += exact_ranks(scores, positives[block], ignored[block], chosen)
@@ -145,68 +131,6 @@ def _pick(above: np.ndarray, relevant: np.ndarray, positives: np.ndarray) -> np.
     """The entries of `above` (aligned with `relevant`) that belong to `positives`."""
     order = np.argsort(relevant, kind="stable")
     return above[order[np.searchsorted(relevant[order], positives)]]
-
-
-def _descriptors(
-    store: FeatureStore, keys: Sequence[Key], whitenings: Sequence[Whitening | None]
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Unit descriptors (N, D_k) float32 of each member, and (N,) which images all of them could read."""
-    found, valid = [], []
-    for key, whitening in zip(keys, whitenings, strict=True):
-        blocks = list(_blocks(store, key, whitening))
-        found.append(np.concatenate([v for v, _ in blocks]))
-        valid.append(np.concatenate([ok for _, ok in blocks]))
-    return found, np.logical_and.reduce(valid)
-
-
-def _blocks(store: FeatureStore, key: Key, whitening: Whitening | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Shard by shard: unit descriptors (M, D) float32, zero where invalid, and (M,) valid."""
-    artifact = store.get(key)
-    combine = artifact.attributes["input"]["combine"]
-    for _, (vectors, valid) in artifact.blocks("vectors", "valid"):
-        known = np.where(valid[:, None, None], vectors, 0).astype(np.float64)
-        joined = combine_scales(known, combine) if whitening is None else whiten(known, whitening, combine)
-        yield (l2(joined) * valid[:, None]).astype(np.float32), valid
-
-
-def _similarity(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean over members of the cosines, (Q, G) float32."""
-    total: np.ndarray = queries[0] @ gallery[0].T
-    for q, g in zip(queries[1:], gallery[1:], strict=True):
-        total = total + q @ g.T
-    return total / len(queries)
-
-
-@dataclass
-class _Distractors:
-    """How many were searched and how many could not be read."""
-
-    valid: int = 0
-    invalid: int = 0
-
-
-def _distractor_scores(
-    store: FeatureStore,
-    queries: Sequence[np.ndarray],
-    members: Sequence[Member],
-    whitenings: Sequence[Whitening | None],
-    random: RandomDistractors | None,
-    counts: _Distractors,
-) -> Iterator[np.ndarray]:
-    """Blocks (Q, M) of the queries' scores with every distractor set; unreadable distractors are left out."""
-    for number in range(len(members[0].distractors)):
-        streams = [_blocks(store, m.distractors[number], w) for m, w in zip(members, whitenings, strict=True)]
-        for parts in zip(*streams, strict=True):
-            valid = np.logical_and.reduce([ok for _, ok in parts])
-            counts.valid += int(valid.sum())
-            counts.invalid += int((~valid).sum())
-            yield _similarity(queries, [v[valid] for v, _ in parts])
-    if random is not None:
-        generator = np.random.default_rng(random.seed)
-        for start in range(0, random.count, RANDOM_BLOCK):
-            rows = min(RANDOM_BLOCK, random.count - start)
-            counts.valid += rows
-            yield _similarity(queries, [l2(generator.standard_normal((rows, q.shape[1]), np.float32)) for q in queries])
 
 
 def _refuse_invalid(benchmark: Benchmark, truth: GroundTruth, present: np.ndarray, readable: np.ndarray) -> None:
@@ -277,8 +201,6 @@ def _card(
 
 
 def _truth_digest(truth: GroundTruth) -> str:
-    from cgd.store.keys import canonical, sha256
-
     return sha256(canonical([[part.tolist() for part in parts] for parts in dataclasses.astuple(truth)]))
 
 

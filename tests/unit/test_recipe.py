@@ -34,7 +34,9 @@ def test_values_reach_their_fields_with_their_types() -> None:
     assert recipe.distill == DistillConfig()
 
 
-@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("1E-03", 0.001), ("2", 2.0), (".5", 0.5), ("1.5e2", 150)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-3", 0.001), ("1E-03", 0.001), ("2", 2.0), (".5", 0.5), ("1.5e2", 150)]
+)
 def test_numbers_as_people_write_them_are_floats(tmp_path: Path, text: str, value: float) -> None:
     (tmp_path / "r.yaml").write_text(f"distill:\n  learning_rate: {text}\n")
     read = read_recipe(tmp_path / "r.yaml").distill.learning_rate

@@ -48,7 +48,14 @@ def test_a_label_is_a_slug_of_name_argument_and_sorted_options() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("Été à Paris", "t-paris"), ("a__b", "a-b"), ("..x--", "x"), ("v1.0", "v1.0"), ("", "unnamed"), ("///", "unnamed")],
+    [
+        ("Été à Paris", "t-paris"),
+        ("a__b", "a-b"),
+        ("..x--", "x"),
+        ("v1.0", "v1.0"),
+        ("", "unnamed"),
+        ("///", "unnamed"),
+    ],
 )
 def test_a_slug_has_no_other_characters_than_those_of_keys(text: str, expected: str) -> None:
     assert slug(text) == expected

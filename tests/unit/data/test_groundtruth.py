@@ -106,7 +106,9 @@ def test_a_pickle_that_calls_a_command_is_refused_and_never_runs_it(tmp_path: Pa
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("value", [collections.OrderedDict(content()), np.arange(3), {**content(), "p": Path("x")}, len])
+@pytest.mark.parametrize(
+    "value", [collections.OrderedDict(content()), np.arange(3), {**content(), "p": Path("x")}, len]
+)
 def test_a_pickle_that_refers_to_any_class_or_function_is_refused(tmp_path: Path, value: Any) -> None:
     with pytest.raises(InputError, match="not a pickle of plain values"):
         read_ground_truth(as_pickle(tmp_path, value))

@@ -25,7 +25,9 @@ def torch_file(path: Path, value: Any, *, legacy: bool = False) -> Path:
 
 
 def equal(checkpoint: Checkpoint) -> bool:
-    return checkpoint.state.keys() == STATE.keys() and all(torch.equal(checkpoint.state[k], v) for k, v in STATE.items())
+    return checkpoint.state.keys() == STATE.keys() and all(
+        torch.equal(checkpoint.state[k], v) for k, v in STATE.items()
+    )
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_scores_are_the_table_then_a_line_of_protocol_per_model() -> None:
 STUDENT = {
     "folder": "runs/s",
     "parameters": 11_440_000,
-    "gmacs": 1.8195,
+    "gmacs": 1.8194,
     "epochs": 20,
     "final_loss": 0.123456,
     "seconds_per_step": {"data": 0.1, "targets": 0.0, "forward": 0.25, "backward": 0.5},
@@ -144,7 +144,7 @@ def test_a_student_is_told_with_its_size_cost_and_where_its_time_went() -> None:
     assert text.student_text(STUDENT) == (
         "runs/s: 11,440,000 parameters, 1.819 GMACs, 20 epochs, loss 0.1235; "
         "seconds per step: data 0.100, targets 0.000, forward 0.250, backward 0.500"
-    ) or "1.820 GMACs" in text.student_text(STUDENT)
+    )
 
 
 def test_a_run_tells_each_students_protocol_once() -> None:

@@ -392,7 +392,7 @@ def test_a_problem_is_a_sentence_and_with_debug_a_traceback(tmp_path: Path, monk
         cgd("extract-teachers", "--dataset", "folder:nowhere", "--teachers", TEACHER, "--debug")
 
 
-def test_an_interruption_says_that_the_command_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_says_that_the_command_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> NoReturn:
         raise KeyboardInterrupt
 

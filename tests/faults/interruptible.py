@@ -4,7 +4,7 @@ Networks are imported once; then every line of standard input is a JSON list of 
 time, each in a process of its own, and is answered by the list of their exit statuses. A command has a `folder`
 (its working directory, which gets its output as `NAME.out` and `NAME.err`), a `name`, `arguments`, and perhaps
 
-die_at  `N REGEX`: SIGKILL where the N-th file whose path matches is about to get its name
+die_at  `N REGEX`: SIGKILL where a file whose path matches is about to get or lose its name for the N-th time
 limit   bytes: longer files cannot be written, as on a full disk
 """
 
@@ -31,7 +31,8 @@ def die_at(moment: str) -> None:
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left
-        if event in ("os.link", "os.rename") and re.search(pattern, str(arguments[1])):
+        place = {"os.link": 1, "os.rename": 1, "os.remove": 0}.get(event)
+        if place is not None and re.search(pattern, str(arguments[place])):
             left -= 1
             if left == 0:
                 Path("children").write_text(" ".join(str(p.pid) for p in multiprocessing.active_children()))
@@ -80,8 +81,9 @@ def in_a_process(job: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    import cgd.models.students.mobilenet_v1
-    import cgd.models.teachers.timm
+    import pandas  # noqa: F401
+    import timm  # noqa: F401
+
     import cgd.stages.distill
     import cgd.stages.evaluate
     import cgd.stages.extract  # noqa: F401

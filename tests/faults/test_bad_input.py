@@ -117,7 +117,8 @@ def extract(*arguments: str, teachers: str = TEACHER) -> tuple[str, ...]:
 # data sets that cannot be opened
 
 
-def test_a_missing_folder(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_a_missing_folder() -> None:
     assert "nowhere does not exist" in refused(*extract("--dataset", "folder:nowhere"))
 
 
@@ -127,12 +128,14 @@ def test_a_folder_without_images(bare: Path) -> None:
     assert not (bare / "features.zarr").exists()
 
 
-def test_an_unknown_kind_and_an_unknown_name(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_an_unknown_kind_and_an_unknown_name() -> None:
     assert "did you mean folder" in refused(*extract("--dataset", "foldr:photos"))
     assert "did you mean lm" in refused(*extract("--dataset", "lmm@train"))
 
 
-def test_an_unknown_split(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_an_unknown_split() -> None:
     assert "did you mean train" in refused(*extract("--dataset", "lm@trian"))
 
 
@@ -206,6 +209,7 @@ def test_an_unreadable_image_in_the_middle_of_a_set_is_listed_and_the_rest_goes_
 # teachers
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -221,7 +225,7 @@ def test_an_unreadable_image_in_the_middle_of_a_set_is_listed_and_the_rest_goes_
         ("", "no teacher is named"),
     ],
 )
-def test_a_teacher_that_cannot_be_had(place: Path, name: str, message: str) -> None:
+def test_a_teacher_that_cannot_be_had(name: str, message: str) -> None:
     assert message in refused(*extract("--dataset", "lm@query", teachers=name))
 
 
@@ -280,11 +284,13 @@ def test_missing_weights_name_the_file_and_the_folder(place: Path) -> None:
     assert "--weights DIR" in refused(*extract("--dataset", "lm@query", teachers="gem"))
 
 
-def test_initial_weights_that_are_not_there(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_initial_weights_that_are_not_there() -> None:
     assert "nothing.safetensors" in refused(*distill("--init", "nothing.safetensors"))
 
 
-def test_a_device_that_is_not_there(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_a_device_that_is_not_there() -> None:
     arguments = ("extract-teachers", "--dataset", "lm@query", "--teachers", TEACHER, "--device")
     assert "cannot use the device 'gpu'" in refused(*arguments, "gpu")
 
@@ -328,13 +334,15 @@ def test_other_images_under_a_name_half_of_which_is_extracted(bare: Path) -> Non
 # whitening
 
 
-def test_whitening_to_more_dimensions_than_rows(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_whitening_to_more_dimensions_than_rows() -> None:
     message = refused("fit-whitening", "--dataset", "lm@train", "--dim", "100")
     assert "cannot whiten 24 rows of 256 values to 100 dimensions" in message
     assert "at most 24" in message
 
 
-def test_whitening_to_more_dimensions_than_columns(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_whitening_to_more_dimensions_than_columns() -> None:
     narrow = "mobilenet-v1?width=0.03125&size=64&weights=random"
     accepted(*extract("--dataset", "lm", teachers=narrow))
     message = refused("fit-whitening", "--dataset", "lm", "--teachers", narrow, "--dim", "40")
@@ -342,7 +350,8 @@ def test_whitening_to_more_dimensions_than_columns(place: Path) -> None:
     assert "at most 32" in message
 
 
-def test_whitening_what_was_never_extracted(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_whitening_what_was_never_extracted() -> None:
     message = refused("fit-whitening", "--dataset", "lm@query", "--dim", "2")
     assert "run `cgd extract-teachers --dataset lm@query" in message
 
@@ -369,16 +378,19 @@ def test_distilling_from_what_was_never_extracted(place: Path) -> None:
     assert not (place / "student").exists()
 
 
-def test_distilling_from_what_was_never_whitened(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_distilling_from_what_was_never_whitened() -> None:
     accepted(*extract("--dataset", "lm@query"))
     assert "run `cgd fit-whitening --dataset lm@query`" in refused(*distill(dataset="lm@query"))
 
 
-def test_distilling_without_any_store(bare: Path, drawn: Path) -> None:
+@pytest.mark.usefixtures("bare")
+def test_distilling_without_any_store(drawn: Path) -> None:
     dataset = f"manifest:{drawn / 'manifest.csv'}"
     assert "`cgd extract-teachers` makes one" in refused(*distill(dataset=dataset))
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -389,12 +401,13 @@ def test_distilling_without_any_store(bare: Path, drawn: Path) -> None:
         (("--set", "distill.positives=image"), "at least two stored crops"),
     ],
 )
-def test_a_training_that_cannot_be(place: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_a_training_that_cannot_be(arguments: tuple[str, ...], message: str) -> None:
     assert message in refused(*distill(*arguments))
     assert len([k for k in sealed(Path("features.zarr")) if k.kind == "students"]) == 0
 
 
-def test_views_nobody_extracted(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_views_nobody_extracted() -> None:
     accepted(*extract("--dataset", "lm@query"))
     accepted("fit-whitening", "--dataset", "lm@query", "--dim", "2")
     assert "extract with --views 4" in refused(*distill(dataset="lm@query"))
@@ -403,6 +416,7 @@ def test_views_nobody_extracted(place: Path) -> None:
 # settings and recipes
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -413,10 +427,11 @@ def test_views_nobody_extracted(place: Path) -> None:
         ("distill.epochs", "expected section.key=value"),
     ],
 )
-def test_a_setting_that_does_not_exist(place: Path, setting: str, message: str) -> None:
+def test_a_setting_that_does_not_exist(setting: str, message: str) -> None:
     assert message in refused(*distill("--set", setting))
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     ("command", "setting"),
     [
@@ -436,7 +451,7 @@ def test_a_setting_that_does_not_exist(place: Path, setting: str, message: str) 
         ("distill", "whiten-mtd.student_temperature=0"),
     ],
 )
-def test_a_setting_of_an_impossible_value(place: Path, command: str, setting: str) -> None:
+def test_a_setting_of_an_impossible_value(command: str, setting: str) -> None:
     before = sealed(Path("features.zarr"))
     arguments = {
         "fit-whitening": ("fit-whitening", "--dataset", "lm@train"),
@@ -565,7 +580,8 @@ def test_a_student_whose_folder_is_damaged(place: Path, recipe: str) -> None:
     assert "student" in refused("evaluate", "--student", "student", "--benchmark", "lm", *CPU)
 
 
-def test_a_student_that_does_not_exist(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_a_student_that_does_not_exist() -> None:
     assert "no students artifact fits 'nobody'" in refused("evaluate", "--student", "nobody", "--benchmark", "lm", *CPU)
 
 
@@ -587,12 +603,14 @@ def test_a_store_that_is_a_folder_of_something_else(bare: Path) -> None:
     assert [p.name for p in (bare / "photos").iterdir()] == ["1.png"]
 
 
-def test_no_store_at_all(bare: Path) -> None:
+@pytest.mark.usefixtures("bare")
+def test_no_store_at_all() -> None:
     for command in ("ls", "verify"):
         assert "there is no feature store at features.zarr" in refused("store", command)
 
 
-def test_a_key_that_fits_nothing_or_too_much(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_a_key_that_fits_nothing_or_too_much() -> None:
     assert "fits 'nobody'" in refused("store", "info", "nobody")
     message = refused("store", "info", "embeddings")
     assert "fits 2 artifacts; name one of: embeddings/lm-train" in message

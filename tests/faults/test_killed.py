@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cgd.data.synthetic import draw_landmarks
 from cgd.store.feature_store import FeatureStore
 
 STORE = "features.zarr"
@@ -55,6 +56,7 @@ class Story:
     folder: Path
     kills: dict[str, Kill]
     reports: dict[str, Any]
+    children: dict[str, str]
     orphans: dict[str, list[int]]
 
 
@@ -67,13 +69,15 @@ def story(command, orphans, tmp_path_factory):
         "whitening": (command.run, "3 /whitened/.*/vectors/c/"),
         "training": (command.run, "2 /training.pt$"),
         "publication": (command.run, "1 /students/.*/model.safetensors$"),
+        "farewell": (command.run, "1 /training.pt$"),
         "rest": (command.run, None),
     }
-    told = Story(folder, {}, {}, {})
+    told = Story(folder, {}, {}, {}, {})
     for name, (arguments, moment) in moments.items():
         done = command(folder, arguments, **({"die_at": moment} if moment else {}))
         told.reports[name] = done
         if moment:
+            told.children[name] = (folder / "children").read_text()
             told.orphans[name] = orphans(folder)
             told.kills[name] = look(folder, done.code)
     return told
@@ -81,7 +85,7 @@ def story(command, orphans, tmp_path_factory):
 
 def test_every_stage_was_killed_in_its_midst(story):
     assert {k.code for k in story.kills.values()} == {-signal.SIGKILL}
-    extraction, whitening, training, publication = story.kills.values()
+    extraction, whitening, training, publication, farewell = story.kills.values()
     assert len(names(extraction, "receipts/embeddings/")) == 5
     assert names(extraction, "seals/embeddings/") == []
     assert len(names(whitening, "seals/embeddings/")) == 4
@@ -92,6 +96,8 @@ def test_every_stage_was_killed_in_its_midst(story):
     assert publication.state
     assert len(names(publication, "/log.jsonl")) == 1
     assert names(publication, "receipts/students/") == []
+    assert farewell.state
+    assert len(names(farewell, "seals/students/")) == 1
 
 
 def test_what_is_not_whole_is_told_and_nothing_is_damaged(story):
@@ -160,14 +166,24 @@ def test_finished_shards_were_skipped(story):
     assert sum(t["shards_written"] for t in report["teachers"].values()) == 4 * 6 - finished
 
 
+def test_finished_epochs_were_not_trained_again(story):
+    assert "continuing after epoch 1 of 2" in story.reports["publication"].errors
+    assert "continuing after epoch 2 of 2" in story.reports["farewell"].errors
+    assert "is trained already" in story.reports["rest"].errors
+
+
 def test_temporary_files_of_the_dead_are_gone(story):
     assert all(len(story.kills[name].temporary) == 1 for name in ("extraction", "whitening", "publication"))
     assert os.listdir(story.folder / STORE / ".cgd/tmp") == []
     assert list((story.folder / "student").rglob("*.part")) == []
+
+
+def test_the_state_of_a_finished_training_is_gone(story):
     assert not (story.folder / "student/student-seed0/training.pt").exists()
 
 
 def test_a_killed_training_leaves_no_process_behind(story):
+    assert len(story.children["training"].split()) == 1  # the one that builds targets
     assert story.orphans == {name: [] for name in story.kills}
 
 
@@ -183,6 +199,17 @@ def test_a_scoring_killed_before_its_seal_is_continued(command, tmp_path):
     again = command(tmp_path, evaluate)
     assert again.code == 0, again.errors
     assert all(problems == [] for _, problems in FeatureStore.open(tmp_path / STORE).verify())
+
+
+def test_other_images_of_the_same_names_do_not_continue_an_interrupted_extraction(command, tmp_path):
+    killed = command(tmp_path, command.extract, die_at="6 receipts/embeddings/")
+    assert killed.code == -signal.SIGKILL
+    other = draw_landmarks(tmp_path / "other", labels=6, images=4, distractors=6, seed=1)
+    arguments = [a.replace(command.data, f"manifest:{other / 'manifest.csv'}") for a in command.extract]
+    mixed = command(tmp_path, arguments)
+    assert mixed.code == 1
+    assert "is not the one in the store" in mixed.errors
+    assert command(tmp_path, command.extract).code == 0
 
 
 ANY_STEP = """

@@ -33,7 +33,8 @@ def test_the_mark_is_the_last_sixteen_digits_even_of_a_label_that_looks_like_one
 @pytest.mark.parametrize(
     "text",
     ["", "embeddings", f"embeddings/{MARK}", f"embeddings/x-{MARK[:-1]}", f"embeddings/x-{MARK.upper()}",
-     f"Embeddings/x-{MARK}", f"embeddings/X-{MARK}", f"embeddings/a/b-{MARK}", f"embeddings/x-{MARK}\n", f"../x-{MARK}"],
+     f"Embeddings/x-{MARK}", f"embeddings/X-{MARK}", f"embeddings/a/b-{MARK}", f"embeddings/x-{MARK}\n",
+     f"../x-{MARK}"],
 )  # fmt: skip
 def test_text_that_is_no_key_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="expected kind/label-mark"):

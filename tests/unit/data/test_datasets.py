@@ -175,7 +175,7 @@ def test_a_split_of_a_manifest_is_its_rows_only(tmp_path: Path) -> None:
 
 def test_an_unknown_split_offers_the_nearest(tmp_path: Path) -> None:
     text = manifest(tmp_path, ("image_id", "path", "split"), ("a", "a.png", "train"))
-    with pytest.raises(InputError, match="'trian'.*did you mean train"):
+    with pytest.raises(InputError, match=r"'trian'.*did you mean train"):
         open_dataset(text, split="trian")
 
 
@@ -403,7 +403,7 @@ def test_a_revisited_benchmark_without_ground_truth_names_both_files(tmp_path: P
 
 def test_the_million_distractors_are_the_lines_of_their_list(tmp_path: Path) -> None:
     (tmp_path / "revisitop1m").mkdir()
-    (tmp_path / "revisitop1m/revisitop1m.txt").write_text("1/one.jpg\n2/two.jpeg\n\n3/three.jpg\n")
+    (tmp_path / "revisitop1m/revisitop1m.txt").write_text("1/one.jpg\n2/two.jpeg\n\n  \n3/three.jpg\n")
     images = open_dataset(f"revisitop1m:{tmp_path}")
     assert images.ids == ("1/one.jpg", "2/two.jpeg", "3/three.jpg")
     assert images.paths == ("jpg/1/one.jpg", "jpg/2/two.jpeg", "jpg/3/three.jpg")

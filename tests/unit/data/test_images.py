@@ -4,6 +4,7 @@ import hashlib
 import struct
 import zlib
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -169,6 +170,15 @@ def test_an_empty_file_and_text_have_a_reason(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no picture\n" * 50)
     assert refused(tmp_path, "empty.jpg") == "empty file"
     assert "UnidentifiedImageError" in refused(tmp_path, "text.jpg")
+
+
+def test_a_long_reason_of_several_lines_becomes_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> NoReturn:
+        raise ValueError("first\nsecond " + "x" * 500)
+
+    (tmp_path / "a.png").write_bytes(b"anything")
+    monkeypatch.setattr(Image, "open", fail)
+    assert refused(tmp_path, "a.png").startswith("ValueError: first second xxx")
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "tif", "gif", "bmp", "ppm", "webp"])

@@ -84,6 +84,14 @@ def test_over_many_epochs_the_images_of_a_label_are_drawn_equally_often() -> Non
         assert all(abs(counts[i] - expected) < 5 * np.sqrt(expected) for i in members), label
 
 
+def test_over_many_epochs_every_label_meets_every_other_in_a_batch() -> None:
+    met = set()
+    for epoch in range(120):
+        for batch in by_label(epoch=epoch, batch=2):
+            met.add(frozenset(LABELS[row] for row in batch.rows[:, 0]))
+    assert len(met) == 10 * 9 / 2
+
+
 def test_views_are_drawn_from_the_stored_ones_independently_for_either_image() -> None:
     views = np.concatenate([b.views for e in range(300) for b in by_label(epoch=e)])
     pairs = Counter(map(tuple, views.tolist()))

@@ -78,7 +78,7 @@ def test_the_ground_truth_agrees_with_the_manifest(drawn: Path) -> None:
         parts = [entry[name] for name in ("easy", "hard", "junk")]
         assert [len(p) for p in parts] == [4, 3, 1]
         same = [i for i, path in enumerate(known["imlist"]) if of_path[path]["label"] == of_path[query]["label"]]
-        assert sorted(sum(parts, [])) == same
+        assert sorted(i for part in parts for i in part) == same
 
 
 def test_boxes_lie_inside_their_query_and_hold_more_than_a_pixel(tmp_path: Path) -> None:

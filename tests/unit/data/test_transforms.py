@@ -163,10 +163,11 @@ def test_a_square_network_sees_a_crop_as_a_square() -> None:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_view_is_its_box_as_a_square_mirrored_or_not(flip: bool) -> None:
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_view_is_its_box_as_a_square_mirrored_or_not(name: str, flip: bool) -> None:
     image = noise(40, 20)
-    pixels = view_pixels(image, spec(filter="bicubic"), View(0.25, 0.1, 0.5, 0.6, flip), 12)
-    expected = naive(image.crop((4, 5, 28, 15)).resize((12, 12), FILTERS["bicubic"]))
+    pixels = view_pixels(image, spec(filter=name), View(0.25, 0.1, 0.5, 0.6, flip), 12)
+    expected = naive(image.crop((4, 5, 28, 15)).resize((12, 12), FILTERS[name]))
     np.testing.assert_allclose(pixels, expected[:, :, ::-1] if flip else expected, atol=2e-6)
 
 

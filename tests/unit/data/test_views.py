@@ -17,6 +17,7 @@ GOLDEN = [
     ("train-0003-1", 1, 160, 120, (45, 15, 126, 120), False),
     ("été/1.jpg", 4, 1024, 683, (456, 2, 1011, 681), True),
     ("a", 1, 4000, 100, (1933, 0, 2066, 100), True),  # no try fits: the largest centred box
+    ("x84", 1, 300, 150, (91, 8, 228, 142), True),  # the tenth and last try fits
     ("wide", 3, 30, 2000, (0, 980, 30, 1020), False),
     ("a", 1, 1, 1, (0, 0, 1, 1), True),
 ]

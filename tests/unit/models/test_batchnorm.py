@@ -34,10 +34,10 @@ def statistics(built: nn.Module) -> list[Tensor]:
 def test_identity_statistics_are_recognised() -> None:
     built = network()
     assert is_folded(built)
-    built[4].running_var[2] = 1.001  # type: ignore[index, operator]
+    built[4].running_var[2] = 1.001
     assert not is_folded(built)
     built = network()
-    built[1].running_mean[0] = -1e-6  # type: ignore[index, operator]
+    built[1].running_mean[0] = -1e-6
     assert not is_folded(built)
 
 
@@ -68,8 +68,8 @@ def test_batch_norms_with_a_built_in_activation_are_found() -> None:
 def test_what_a_mode_means(mode: str, folded: bool, pretrained: bool, expected: str) -> None:
     built = network()
     if not folded:
-        built[1].running_mean.fill_(0.5)  # type: ignore[operator, union-attr]
-    assert decide(built, mode, pretrained) == expected  # type: ignore[arg-type]
+        built[1].running_mean.fill_(0.5)
+    assert decide(built, mode, pretrained) == expected
 
 
 def test_folded_batch_norm_is_never_trained() -> None:
@@ -79,7 +79,7 @@ def test_folded_batch_norm_is_never_trained() -> None:
 
 def test_only_folded_batch_norm_is_unfolded() -> None:
     built = network()
-    built[1].running_mean.fill_(0.5)  # type: ignore[operator, union-attr]
+    built[1].running_mean.fill_(0.5)
     with pytest.raises(InputError, match="use train"):
         decide(built, "unfold", pretrained=True)
     with pytest.raises(InputError, match="use train"):

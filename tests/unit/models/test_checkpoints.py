@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,8 @@ def test_a_torch_file_with_bytes_overwritten_is_read_or_refused(tmp_path: Path, 
         for _ in range(3):
             damaged[draw.randrange(len(damaged))] = draw.randrange(256)
         (tmp_path / "w.pth").write_bytes(damaged)
-        try:
+        with suppress(WeightsError):  # anything else that is raised fails this test
             read_checkpoint(tmp_path / "w.pth")
-        except WeightsError:
-            pass
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -189,7 +188,7 @@ def checkpoint(state: dict[str, torch.Tensor]) -> Checkpoint:
 
 def test_every_tensor_reaches_its_place() -> None:
     source, target = network(), network()
-    source[1].running_mean.fill_(3)  # type: ignore[operator, union-attr]
+    source[1].running_mean.fill_(3)
     fill(target, checkpoint(source.state_dict()))
     for name, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], value), name
@@ -199,10 +198,10 @@ def test_only_batch_norms_counter_may_be_absent() -> None:
     state = network().state_dict()
     del state["1.num_batches_tracked"]
     target = network()
-    target[1].num_batches_tracked.fill_(7)  # type: ignore[operator, union-attr]
+    target[1].num_batches_tracked.fill_(7)
     fill(target, checkpoint(state))
     assert target[1].num_batches_tracked == 7
-    assert torch.equal(target[0].weight, state["0.weight"])  # type: ignore[arg-type]
+    assert torch.equal(target[0].weight, state["0.weight"])
 
 
 def test_another_network_is_named_with_counts_and_an_example_of_each() -> None:

@@ -93,7 +93,7 @@ class Inner(nn.Module):
         for name, value in about.items():
             setattr(self, name, value)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, _: Tensor) -> Tensor:
         return self.output
 
 

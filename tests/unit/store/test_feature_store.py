@@ -128,6 +128,13 @@ def test_entries_tell_sealed_from_begun(store, identity, embeddings, fill):
     assert next(store.entries("embeddings")).attributes["settings"] == identity.settings
 
 
+@pytest.mark.parametrize("name", [".DS_Store", ".nfs0000000001", "notes.txt"])
+def test_files_of_others_among_the_artifacts_do_not_stop_a_listing(store, name):
+    key = whitening(store, "a")
+    (store.files.root / "whitening" / name).write_bytes(b"")
+    assert [e.key for e in store.entries()] == [key]
+
+
 def test_what_is_written_twice_is_written_once(store):
     key = whitening(store, "a")
     before = {p: p.stat().st_mtime_ns for p in store.files.root.rglob("*")}

@@ -437,6 +437,7 @@ def test_a_setting_that_does_not_exist(setting: str, message: str) -> None:
     [
         ("fit-whitening", "whiten.dim=0"),
         ("fit-whitening", "whiten.floor=-1"),
+        ("fit-whitening", "whiten.samples=-5"),
         ("extract-teachers", "extract.crop_size=0"),
         ("extract-teachers", "extract.crop_aspect=[0, 1]"),
         ("extract-teachers", "extract.crop_area=[2.0, 3.0]"),
@@ -454,7 +455,7 @@ def test_a_setting_that_does_not_exist(setting: str, message: str) -> None:
 def test_a_setting_of_an_impossible_value(command: str, setting: str) -> None:
     before = sealed(Path("features.zarr"))
     arguments = {
-        "fit-whitening": ("fit-whitening", "--dataset", "lm@train"),
+        "fit-whitening": ("fit-whitening", "--dataset", "lm@train", "--set", "whiten.dim=4"),
         "extract-teachers": extract("--dataset", "lm@query", "--views", "1"),
         "distill": ("distill", "--dataset", "lm@train", "--student", SMALL, "--out", "student", *CPU,
                     "--set", "distill.image_size=32", "--set", "distill.batch_pairs=4", "--set", "distill.epochs=1"),
@@ -521,10 +522,13 @@ def test_a_query_or_positive_that_cannot_be_decoded_stops_an_evaluation(bare: Pa
 
 @pytest.mark.parametrize("broken", ["junk", "negative"])
 def test_a_negative_or_junk_image_that_cannot_be_decoded_is_never_found(bare: Path, broken: str) -> None:
-    report = accepted(*evaluate(benchmark(bare / "made", broken)))
+    photos(bare / "more", *(f"{n}.png" for n in range(8)), seed=3)
+    accepted(*extract("--dataset", "folder:more"))
+    accepted("fit-whitening", "--dataset", "more", "--dim", "3")  # then a positive has a cosine below zero
+    report = accepted(*evaluate(benchmark(bare / "made", broken), "--whitening", "more"))
     assert report["invalid_gallery"] == 1
     without = " ".join(n for n in ("easy", "hard", "junk", "negative") if n != broken)
-    expected = accepted(*evaluate(benchmark(bare / "without", gallery=without)))
+    expected = accepted(*evaluate(benchmark(bare / "without", gallery=without), "--whitening", "more"))
     assert expected["invalid_gallery"] == 0
     assert report["protocols"] == expected["protocols"]
 

@@ -416,6 +416,16 @@ def test_the_million_distractors_without_their_list_are_refused(tmp_path: Path) 
         open_dataset(f"revisitop1m:{tmp_path}")
 
 
+def test_a_published_set_without_splits_has_none_to_ask_for(tmp_path: Path) -> None:
+    """Otherwise a misspelt split is the whole set under another name."""
+    (tmp_path / "train_clean.csv").write_text("landmark_id,images\n17,abc0000000000001\n")
+    (tmp_path / "revisitop1m").mkdir()
+    (tmp_path / "revisitop1m/revisitop1m.txt").write_text("1/one.jpg\n")
+    for kind in ("gldv2-clean", "revisitop1m"):
+        with pytest.raises(InputError, match="nonsense"):
+            open_dataset(f"{kind}:{tmp_path}", split="nonsense")
+
+
 # drawn
 
 

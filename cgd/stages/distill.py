@@ -25,6 +25,7 @@ from cgd.types import ImageList, Key
 
 VERSION = 1
 WEIGHTS, RECIPE, LOG = "model.safetensors", "recipe.json", "log.jsonl"
+LOGGED = ("epoch", "loss", "learning_rate")  # equal for equal runs; rates go to the provenance
 log = logging.getLogger(__name__)
 
 
@@ -80,6 +81,7 @@ def distill(
             replace_file(out / name, data)
     about = json.loads(artifact.blob(RECIPE))
     last = json.loads(artifact.blob(LOG).decode().splitlines()[-1])
+    notes = store.provenance(identity.key)
     return DistillReport(
         key=identity.key,
         folder=out,
@@ -87,7 +89,7 @@ def distill(
         gmacs=about["gmacs"],
         epochs=config.epochs,
         final_loss=last["loss"],
-        seconds_per_step=last["seconds_per_step"],
+        seconds_per_step=notes[-1]["seconds_per_step"] if notes else {},
         skipped=skipped,
     )
 
@@ -201,6 +203,7 @@ def _publish(
     blobs = {
         WEIGHTS: save(weights),
         RECIPE: json.dumps(about, indent=1, sort_keys=True).encode() + b"\n",
-        LOG: b"".join(canonical(line) + b"\n" for line in lines),
+        LOG: b"".join(canonical({name: line[name] for name in LOGGED}) + b"\n" for line in lines),
     }
-    store.write_whole(identity, {}, attributes={"label": source.label}, blobs=blobs)
+    notes = {name: lines[-1][name] for name in ("images_per_second", "seconds_per_step")}
+    store.write_whole(identity, {}, attributes={"label": source.label}, blobs=blobs, notes=notes)

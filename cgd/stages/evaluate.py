@@ -68,9 +68,11 @@ def evaluate(
             "queries": np.array(benchmark.queries.ids, dtype=object),
             "average_precision": np.stack([s.average_precision for s in scores]),
         }
-        store.write_whole(identity, arrays, attributes={"model": model, "result": result})
-    result = dict(store.get(identity.key).attributes["result"])
-    return {**result, "key": str(identity.key)}
+        notes = {name: result.pop(name) for name in ("seconds", "peak_rss_mb")}
+        store.write_whole(identity, arrays, attributes={"model": model, "result": result}, notes=notes)
+    known = store.provenance(identity.key)
+    measured = {name: known[-1][name] for name in ("seconds", "peak_rss_mb")} if known else {"seconds": {}}
+    return {**store.get(identity.key).attributes["result"], **measured, "key": str(identity.key)}
 
 
 def _score(

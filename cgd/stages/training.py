@@ -80,7 +80,7 @@ class Training:
         self.digests = next(iter(artifacts.values())).read("digests")
 
     def run(self) -> tuple[Encoder, list[Line]]:
-        """Train to the end; the student and a line of the log per epoch."""
+        """Train to the end; the student and a line per epoch: loss and rates, which differ between two equal runs."""
         encoder = self._prepare()
         optimiser = torch.optim.Adam(
             encoder.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay

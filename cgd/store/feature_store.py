@@ -108,7 +108,7 @@ class FeatureStore:
         raise MissingError(f"'{text}' fits {len(fits)} artifacts; name one of: {', '.join(map(str, fits))}.")
 
     def provenance(self, key: Key) -> list[dict[str, Any]]:
-        """Who wrote shards of `key`, when, and with which libraries."""
+        """Who wrote shards of `key`, when, with which libraries, and what they noted; oldest first."""
         folder = f"{layout.PROVENANCE}/{key}"
         return [json.loads(self.files.read(f"{folder}/{name}")) for name in self.files.children(folder)]
 
@@ -140,6 +140,7 @@ class FeatureStore:
         *,
         attributes: Mapping[str, Any] | None = None,
         blobs: Mapping[str, bytes] | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> Key:
         """Write and seal an artifact that fits into memory, unless it is sealed already."""
         if not self.is_sealed(identity.key):
@@ -152,7 +153,7 @@ class FeatureStore:
                     else arrays
                 )
                 writer.write(shard, part, blobs)
-            writer.seal()
+            writer.seal(notes)
         return identity.key
 
     def verify(self, key: Key | None = None) -> Iterator[tuple[Key, list[str]]]:

@@ -133,8 +133,11 @@ class Writer:
         self.files.publish(f"{layout.RECEIPTS}/{self.key}/{_receipt_name(shard)}", _text(receipt))
         self._wrote += 1
 
-    def seal(self) -> None:
-        """Declare the artifact whole; refuses while a shard is missing."""
+    def seal(self, notes: Mapping[str, Any] | None = None) -> None:
+        """Declare the artifact whole; refuses while a shard is missing.
+
+        `notes` (times, memory: what differs between two equal runs) join the provenance.
+        """
         if missing := self.missing():
             raise StoreError(
                 f"{self.key} lacks {len(missing)} of {self.shard_count} shards; repeat the command that makes it."
@@ -143,7 +146,7 @@ class Writer:
         for shard in range(self.shard_count):
             receipt = json.loads(self.files.read(f"{layout.RECEIPTS}/{self.key}/{_receipt_name(shard)}"))
             digests.update(receipt["files"])
-        self._provenance()
+        self._provenance(notes or {})
         self.files.publish(
             f"{layout.SEALS}/{self.key}.json", _text({"schema": layout.SCHEMA, "key": str(self.key), "files": digests})
         )
@@ -151,7 +154,7 @@ class Writer:
     def _metadata_paths(self) -> list[str]:
         return ["zarr.json", *(f"{a.name}/zarr.json" for a in self._specs)]
 
-    def _provenance(self) -> None:
+    def _provenance(self, notes: Mapping[str, Any]) -> None:
         """Who, when, with which libraries: beside the artifact, outside its mark and its seal."""
         if not self._wrote:
             return
@@ -165,6 +168,7 @@ class Writer:
             "platform": platform.platform(),
             "python": platform.python_version(),
             "libraries": {name: v for name in _LIBRARIES if (v := _version(name))},
+            **notes,
         }
         self.files.publish(
             f"{layout.PROVENANCE}/{self.key}/{moment}-{socket.gethostname()}-{os.getpid()}.json", _text(record)

@@ -85,7 +85,7 @@ _SHARED: dict[str, Callable[[Command], Command]] = {
         metavar="KEY=VALUE",
         help="Any setting of the recipe, e.g. distill.epochs=5.",
     ),
-    "dry-run": click.option("--dry-run", is_flag=True, help="Tell bytes, free disk and expected time; write nothing."),
+    "dry-run": click.option("--dry-run", is_flag=True, help="Tell bytes, free disk and expected time; store nothing."),
     "teachers": click.option(
         "--teachers", default="", help="Names separated by commas; options after ?, e.g. 'mobilenet-v1?width=0.5'."
     ),
@@ -286,7 +286,11 @@ def run(**o: Any) -> None:
     help="Folder for all of it.",
 )
 def demo(**o: Any) -> None:
-    """Draw small landmarks and run the whole path on them, in a few minutes on a laptop."""
+    """Draw small landmarks and run the whole path on them, in a few minutes on a laptop.
+
+    \b
+    cgd demo --out demo
+    """
     from cgd.pipeline import demo as demonstration
     from cgd.pipeline import text
     from cgd.pipeline.workspace import Workspace
@@ -306,7 +310,11 @@ def store_group() -> None:
 @store_group.command("ls")
 @_options()
 def store_ls(**o: Any) -> None:
-    """List the artifacts, sealed or begun."""
+    """List the artifacts, sealed or begun.
+
+    \b
+    cgd store ls --store features.zarr
+    """
     from cgd.pipeline import text
     from cgd.store.feature_store import FeatureStore
 
@@ -322,7 +330,11 @@ def store_ls(**o: Any) -> None:
 @click.argument("key")
 @_options()
 def store_info(**o: Any) -> None:
-    """Show what an artifact holds and what determined it."""
+    """Show what an artifact holds and what determined it; a part of its key will do.
+
+    \b
+    cgd store info whitening/photos
+    """
     from cgd.store.feature_store import FeatureStore
     from cgd.store.layout import LAYOUT
 
@@ -344,7 +356,11 @@ def store_info(**o: Any) -> None:
 @click.argument("key", required=False)
 @_options()
 def store_verify(**o: Any) -> None:
-    """Read everything and name each damaged shard; exit status 1 if there is one."""
+    """Read everything and name each damaged shard; exit status 1 if there is one.
+
+    \b
+    cgd store verify
+    """
     from cgd.store.feature_store import FeatureStore
     from cgd.store.layout import LAYOUT
 

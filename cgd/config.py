@@ -6,7 +6,27 @@ Where things are and how fast they run (paths, devices, workers, batch sizes of 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from typing import Literal
+
+from cgd.errors import InputError
+
+
+def _range(key: str, value: float, low: float, high: float = inf, *, open_low: bool = False) -> None:
+    """Refuse a value that cannot mean anything, naming its key."""
+    inside = isfinite(value) and (low < value if open_low else low <= value) and value <= high
+    if not inside:
+        least = f"more than {low:g}" if open_low else f"at least {low:g}"
+        most = "" if high == inf else f" and at most {high:g}"
+        raise InputError(f"{key} is {least}{most}, got {value:g}.")
+
+
+def _ordered(key: str, pair: tuple[float, float], high: float = inf) -> None:
+    """Two positive bounds, the smaller first."""
+    for value in pair:
+        _range(key, value, 0, high, open_low=True)
+    if pair[0] > pair[1]:
+        raise InputError(f"{key} is the smaller bound, then the larger, got {pair[0]:g} and {pair[1]:g}.")
 
 
 @dataclass(frozen=True)
@@ -29,6 +49,13 @@ class ExtractConfig:
     flip: float = 0.5  # probability
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
+    def __post_init__(self) -> None:
+        _range("extract.views", self.views, 0)
+        _range("extract.crop_size", self.crop_size, 1)
+        _range("extract.flip", self.flip, 0, 1)
+        _ordered("extract.crop_area", self.crop_area, 1)
+        _ordered("extract.crop_aspect", self.crop_aspect)
+
 
 @dataclass(frozen=True)
 class WhitenConfig:
@@ -39,6 +66,12 @@ class WhitenConfig:
     samples: int = 0  # images drawn for the fit; 0 = all of them
     floor: float = 1e-5  # smallest eigenvalue, relative to the largest
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _range("whiten.dim", self.dim, 1)
+        _range("whiten.samples", self.samples, 0)
+        _range("whiten.floor", self.floor, 0, 1, open_low=True)
+        _range("whiten.seed", self.seed, 0)
 
 
 @dataclass(frozen=True)
@@ -60,6 +93,15 @@ class DistillConfig:
     weight_decay: float = 1e-6  # coupled, as Adam has it
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _range("distill.epochs", self.epochs, 1)
+        _range("distill.batch_pairs", self.batch_pairs, 2)
+        _range("distill.image_size", self.image_size, 1)
+        _range("distill.learning_rate", self.learning_rate, 0, open_low=True)
+        _range("distill.final_learning_rate", self.final_learning_rate, 0)
+        _range("distill.weight_decay", self.weight_decay, 0)
+        _range("distill.seed", self.seed, 0)
+
 
 @dataclass(frozen=True)
 class WhitenMtdConfig:
@@ -69,6 +111,10 @@ class WhitenMtdConfig:
     teacher_temperature: float = 0.05
     kl_direction: Literal["teacher-student", "student-teacher"] = "teacher-student"
     symmetric: bool = True  # row and column term, summed
+
+    def __post_init__(self) -> None:
+        _range("whiten-mtd.student_temperature", self.student_temperature, 0, open_low=True)
+        _range("whiten-mtd.teacher_temperature", self.teacher_temperature, 0, open_low=True)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ class Key:
     def __str__(self) -> str:
         return f"{self.kind}/{self.name}"
 
+    @staticmethod
+    def is_name(text: str) -> bool:
+        """Whether `text` is `label-mark`."""
+        return _KEY.fullmatch(f"kind/{text}") is not None
+
     @classmethod
     def parse(cls, text: str) -> Key:
         match = _KEY.fullmatch(text)

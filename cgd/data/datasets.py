@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -91,21 +90,32 @@ def _parts(text: str) -> tuple[str, str]:
 
 
 def _folder(path: str, name: str, split: str | None) -> ImageList:
-    if split is not None:
-        raise InputError(f"folder:{path} has no splits; use a manifest for '{split}'.")
+    _no_splits("folder", split)
     root = _existing(Path(path))
-    found: list[str] = []
-    visited: set[str] = set()
-    for top, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(top)
-        if real in visited:  # a link to one of its own parents
-            folders.clear()
-            continue
-        visited.add(real)
-        found += [(Path(top) / f).relative_to(root).as_posix() for f in files if Path(f).suffix.lower() in EXTENSIONS]
+    found = [path.relative_to(root).as_posix() for path in _walk(root, ())]
+    for path in found:
+        if not path.isprintable() or "\udc80" <= max(path) <= "\udcff":
+            raise InputError(f"folder:{root} holds a file whose name is not text ({path!r}): rename it.")
     found.sort()
     labels = [str(PurePosixPath(p).parent) for p in found]
     return ImageList(name, None, tuple(found), tuple(found), root, None if set(labels) <= {"."} else tuple(labels))
+
+
+def _no_splits(kind: str, split: str | None) -> None:
+    if split is not None:
+        raise InputError(f"{kind} has no splits, so there is no '{split}'; a manifest has them.")
+
+
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """Image files below `folder`, links followed; a link to one of its own parents is not."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _walk(path, (*above, real))
+        elif path.suffix.lower() in EXTENSIONS:
+            yield path
 
 
 def _manifest(path: str, name: str, split: str | None) -> ImageList:
@@ -120,7 +130,7 @@ def _manifest(path: str, name: str, split: str | None) -> ImageList:
         table = table[table["split"] == split]
     for entry in table["path"]:
         pure = PurePosixPath(entry.replace("\\", "/"))
-        if not entry or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
             raise InputError(
                 f"the manifest {file} holds the path '{entry}': paths are relative to the manifest, without '..'."
             )
@@ -135,12 +145,13 @@ def _table(file: Path) -> Any:
     _existing(file)
     try:
         if file.suffix == ".parquet":
-            return pd.read_parquet(file).astype(str)
+            table = pd.read_parquet(file)
+            return table.astype(object).where(table.notna(), "").astype(str)
         return pd.read_csv(file, dtype=str, keep_default_na=False)
     except ImportError as error:
         raise InputError(f"reading {file} needs the extra 'parquet': pip install 'cgd[parquet]'.") from error
     except (ValueError, OSError) as error:
-        raise InputError(f"cannot read the manifest {file}: {error}.") from error
+        raise InputError(f"cannot read the manifest {file}: {' '.join(str(error).split())}.") from error
 
 
 def _splits(file: Path) -> set[str]:
@@ -193,13 +204,17 @@ def _revisited(root: Path, kind: str, name: str) -> Benchmark:
 def _revisited_images(kind: str) -> Callable[[str, str, str | None], ImageList]:
     def images(path: str, name: str, split: str | None) -> ImageList:
         benchmark = _revisited(Path(path) / kind, kind, name)
-        return {None: benchmark.gallery, GALLERY: benchmark.gallery, QUERY: benchmark.queries}[split]
+        parts = {GALLERY: benchmark.gallery, QUERY: benchmark.queries}
+        if split not in (None, *parts):
+            raise unknown(f"split of {kind}", str(split), parts)
+        return parts[split or GALLERY]
 
     return images
 
 
 def _revisitop1m(path: str, name: str, split: str | None) -> ImageList:
     root = _existing(Path(path) / "revisitop1m")
+    _no_splits("revisitop1m", split)
     lines = _existing(root / "revisitop1m.txt").read_text().splitlines()
     ids = tuple(line.strip() for line in lines if line.strip())
     return ImageList(name, split, ids, tuple(f"jpg/{i}" for i in ids), root)
@@ -211,6 +226,8 @@ def _gldv2_clean(path: str, name: str, split: str | None) -> ImageList:
     file = next((p for p in places if p.is_file()), None)
     if file is None:
         raise InputError(f"{root} holds no train_clean.csv, neither at its top nor in meta/ or train/.")
+    if split not in (None, "train"):
+        raise unknown("split of gldv2-clean", split, ["train"])
     ids: list[str] = []
     labels: list[str] = []
     for line in file.read_text().splitlines()[1:]:

@@ -43,7 +43,7 @@ def read_ground_truth(path: Path) -> RevisitedGroundTruth:
         entries = list(content["gnd"])
         if len(entries) != len(queries):
             raise InputError(f"{path} has {len(queries)} queries but ground truth for {len(entries)}.")
-        boxes = tuple(_box(entry.get("bbx")) for entry in entries)
+        boxes = tuple(_box(entry.get("bbx"), path) for entry in entries)
         easy, hard, junk = (
             tuple(_indices(e.get(key, []), len(gallery), path) for e in entries) for key in ("easy", "hard", "junk")
         )
@@ -79,15 +79,19 @@ def _parse_json(data: bytes, path: Path) -> Any:
         raise InputError(f"{path} is not JSON: {error}.") from error
 
 
-def _box(value: Any) -> Box | None:
+def _box(value: Any, path: Path) -> Box | None:
     if value is None:
         return None
-    x1, y1, x2, y2 = (float(v) for v in value)
+    try:
+        x1, y1, x2, y2 = (float(v) for v in value)
+    except (TypeError, ValueError):
+        raise InputError(f"{path} holds the bbx {value!r}, expected four numbers x1 y1 x2 y2 or null.") from None
     return x1, y1, x2, y2
 
 
 def _indices(values: Any, count: int, path: Path) -> np.ndarray:
-    indices = np.asarray(list(values), dtype=np.int64)
-    if len(indices) and (indices.min() < 0 or indices.max() >= count):
-        raise InputError(f"{path} points at gallery image {indices.max()}, but its imlist has {count}.")
-    return indices
+    given = list(values)
+    for index in given:
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
+            raise InputError(f"{path} points at gallery image {index!r}, but its imlist has {count}.")
+    return np.array(given, dtype=np.int64)

@@ -42,7 +42,15 @@ def read_image(root: Path | None, path: str) -> DecodedImage:
         return DecodedImage(None, digest, "empty file")
     try:
         return DecodedImage(_decode(data), digest, "")
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        RuntimeError,
+        LookupError,
+        EOFError,
+        Image.DecompressionBombError,
+    ) as error:
         # What Pillow's decoders raise on damaged files; anything else is a bug and keeps its traceback.
         return DecodedImage(None, digest, f"{type(error).__name__}: {error}".replace("\n", " ")[:200])
 
@@ -55,7 +63,8 @@ def _decode(data: bytes) -> Image.Image:
         image.load()
         if image.mode.startswith("I") or image.mode == "F":
             values = np.asarray(image, dtype=np.float64)
-            top = 65535.0 if values.max(initial=0) > 255 else 255.0
+            wide = image.mode.startswith("I;16") or values.max(initial=0) > 255
+            top = 65535.0 if wide else 255.0
             grey = np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8)
             return Image.fromarray(grey).convert("RGB")
         if image.mode == "P" and "transparency" in image.info:

@@ -26,8 +26,11 @@ def draw_landmarks(folder: Path, *, labels: int = 40, seed: int = 0, images: int
     gallery views (4 easy, 3 hard, 1 junk); and `distractors` images of buildings that appear nowhere else. Holds
     `manifest.csv` (splits train, query, gallery, distractors), `gnd.json` and `images/`.
     """
-    if labels < 2 or images < 2 or distractors < 0:
-        raise InputError(f"drawn landmarks need at least 2 labels and 2 images each, got {labels} and {images}.")
+    if labels < 2 or images < 2 or distractors < 0 or seed < 0:
+        raise InputError(
+            "drawn landmarks need at least 2 labels, 2 images each, and no negative distractors or seed; "
+            f"got labels={labels}, images={images}, distractors={distractors}, seed={seed}."
+        )
     if (folder / "manifest.csv").is_file():
         return folder
     part = folder.with_name(f"{folder.name}.part-{os.getpid()}-{secrets.token_hex(4)}")

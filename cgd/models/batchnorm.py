@@ -83,7 +83,7 @@ def unfold(network: nn.Module, batches: Iterable[Tensor]) -> None:
     for norm, (first, second) in totals.items():
         mean = first / counts[norm]
         variance = (second / counts[norm] - mean.square()).clamp(min=0)
-        before, bias = norm.weight.double(), norm.bias.double()
+        before, bias = norm.weight.double().clone(), norm.bias.double().clone()
         identity = (1 + norm.eps) ** 0.5
         assert norm.running_mean is not None
         assert norm.running_var is not None

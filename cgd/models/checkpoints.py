@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cgd.errors import WeightsError
+
+# What torch and safetensors raise on damaged files of their formats, old and new.
+_UNREADABLE = (
+    SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError, AssertionError, TypeError, struct.error
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ def locate(name: str, digest: str | None, folder: Path | None) -> WeightsFile:
 
     With its `digest` known, the file may be absent until it is read; one with another digest is refused.
     """
+    if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise WeightsError(f"sha256={digest} of the weights {name} is no SHA-256: 64 hexadecimal digits.")
     path = Path(name) if folder is None else folder / name
     if not path.is_file():
         if digest:
@@ -86,12 +95,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} is refused: it holds pickled code or objects, not only tensors ({str(error).splitlines()[0]})."
+            f"{path} is refused: it holds pickled code or objects, not only tensors ({_first_line(error)})."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise WeightsError(
-            f"{path} is no readable weights file, perhaps cut short: {str(error).splitlines()[0]}."
-        ) from error
+    except _UNREADABLE as error:
+        raise WeightsError(f"{path} is no readable weights file, perhaps cut short: {_first_line(error)}.") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not named tensors.")
     state = content.get("state_dict", content)
@@ -120,3 +127,7 @@ def fill(network: nn.Module, checkpoint: Checkpoint, drop: Sequence[str] = ()) -
         raise WeightsError(f"{checkpoint.path} belongs to another network: {', '.join(told)}.")
     counters = {k: v for k, v in wanted.items() if k.endswith("num_batches_tracked")}
     network.load_state_dict(counters | given)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -23,8 +23,8 @@ def mobilenet_v1(width: float, checkpoint: Checkpoint | None) -> tuple[TimmTrunk
     from timm.models import EfficientNet
     from timm.models._efficientnet_builder import decode_arch_def
 
-    if not 0 < width <= 2:
-        raise InputError(f"mobilenet-v1 has a width between 0 and 2, got {width}.")
+    if not 1 / 32 <= width <= 2:
+        raise InputError(f"mobilenet-v1 has a width of 1/32 to 2, got {width}.")
     blocks = [
         ["dsa_r1_k3_s1_c64"],
         ["dsa_r2_k3_s2_c128"],
@@ -59,7 +59,10 @@ def timm_network(
     if name.partition(".")[0] not in (known := timm.list_models()):
         raise unknown("timm network", name, known)
     options: dict[str, Any] = {"pad_type": pad_type} if pad_type else {}
-    network: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    try:
+        network: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except (RuntimeError, TypeError) as error:  # an unknown tag after the dot; an option the network has not
+        raise InputError(f"timm:{name} cannot be built: {' '.join(str(error).split())}.") from error
     config = dict(network.pretrained_cfg)
     if checkpoint is not None:
         classifier = config.get("classifier") or ()

@@ -187,7 +187,9 @@ def load_student(session: Session, where: str, scales: Sequence[float] = ()) -> 
         folder = store.files.root / str(store.resolve(where, ("students",)))
     try:
         text = json.loads((folder / RECIPE).read_text())["student"]
-    except (OSError, ValueError, KeyError) as error:
+        if not isinstance(text, str):
+            raise TypeError(f"its student is {text!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / RECIPE} is damaged: {error}.") from error
     if scales:
         text += f"{'&' if '?' in text else '?'}scales={','.join(map(str, scales))}"

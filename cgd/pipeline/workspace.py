@@ -42,6 +42,8 @@ class Workspace:
 
     def _resolve(self, text: str, name: str | None) -> tuple[str, str, str | None]:
         """`KIND:PATH`, the data set's name and the split."""
+        if name is not None and (not name or set(name) & set(":@/")):
+            raise InputError(f"--name {name}: a name has no ':', '@' or '/', because NAME@SPLIT stands for it later.")
         if ":" in text:
             return text, name or default_name(text), None
         known, _, split = text.partition("@")
@@ -57,10 +59,14 @@ class Workspace:
         if not self.file.is_file():
             return {}
         try:
-            entries: dict[str, dict[str, Any]] = yaml.safe_load(self.file.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise InputError(f"{self.file} is not YAML ({' '.join(str(error).split())}): mend or delete it.") from error
-        return entries
+            entries = yaml.safe_load(self.file.read_text()) or {}
+            known = {digest: {k: e[k] for k in ("name", "split", "spec")} for digest, e in entries.items()}
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{self.file} is damaged ({reason}): delete it, and name data sets as KIND:PATH again."
+            ) from error
+        return known
 
     def _remember(self, images: ImageList, spec: str) -> None:
         kind, _, path = spec.partition(":")

@@ -153,7 +153,7 @@ def _flush(
         raise InputError(
             f"{name} needs more memory than {compute.device} has: lower --batch-size ({compute.batch_size})."
         ) from error
-    except RuntimeError as error:  # a network refuses an image that its strides shrink to nothing
+    except (RuntimeError, AssertionError) as error:  # a network refuses an image of a size it was not made for
         height, width = arrays[0][0].shape[1:]
         raise InputError(
             f"{name} cannot take the image '{first}' at {width} x {height} pixels ({str(error).splitlines()[0]}): "

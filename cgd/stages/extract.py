@@ -135,12 +135,11 @@ def extract(
     report = ExtractReport(len(images), {}, {s.label: EncoderReport() for s in sources})
     for each in wanted:
         report.encoders[each.source.label].keys[each.view] = each.identity.key
+    check_same_images(store, images)
     store_images(store, images)
     finished = [w for w in wanted if store.is_sealed(w.identity.key)]
     for each in finished:
         report.encoders[each.source.label].shards_skipped += store.get(each.identity.key).shard_count
-    if finished:
-        check_same_images(images, store.get(finished[0].identity.key))
     unsealed = [w for w in wanted if w not in finished]
     if unsealed:
         _run(_open(store, images, unsealed, report, compute), images, config, compute, report)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from cgd.store.keys import Identity
 from cgd.types import Key
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cgd.store.artifact import Artifact
     from cgd.store.writer import Writer
 
@@ -44,6 +47,8 @@ class FeatureStore:
         if "://" in text:
             raise StoreError(f"cannot open the store {url}: this version opens local folders only.")
         root = Path(text).expanduser()
+        if root.exists() and not root.is_dir():
+            raise StoreError(f"{root} is a file, not a feature store; name a folder with --store.")
         store = cls(LocalFiles(root, write=write))
         if not write and not store.files.exists("zarr.json"):
             raise MissingError(
@@ -62,7 +67,7 @@ class FeatureStore:
 
     def _check_schema(self) -> None:
         try:
-            found = json.loads(self.files.read("zarr.json"))["attributes"]["cgd"]["schema"]
+            found = int(json.loads(self.files.read("zarr.json"))["attributes"]["cgd"]["schema"])
         except (ValueError, KeyError, TypeError):
             raise StoreError(f"{self.files.root} is a Zarr group but no feature store of cgd.") from None
         if found > layout.SCHEMA:
@@ -75,7 +80,7 @@ class FeatureStore:
         for each in [kind] if kind else sorted(layout.LAYOUT):
             seals = set(self.files.children(f"{layout.SEALS}/{each}"))
             for name in self.files.children(each):
-                if name == "zarr.json":
+                if not Key.is_name(name):  # zarr.json, or what a file system or a person left there
                     continue
                 key = Key.parse(f"{each}/{name}")
                 try:
@@ -106,6 +111,14 @@ class FeatureStore:
         if not fits:
             raise MissingError(f"no {' or '.join(kinds)} artifact fits '{text}'; `cgd store ls` lists what there is.")
         raise MissingError(f"'{text}' fits {len(fits)} artifacts; name one of: {', '.join(map(str, fits))}.")
+
+    def finished_shards(self, key: Key) -> Iterator[tuple[range, Callable[[str], np.ndarray]]]:
+        """Rows of each shard with a receipt, sealed or not, and what reads an array of it, digest checked."""
+        from cgd.store.artifact import read_finished
+
+        for name in self.files.children(f"{layout.RECEIPTS}/{key}"):
+            receipt = json.loads(self.files.read(f"{layout.RECEIPTS}/{key}/{name}"))
+            yield range(*receipt["rows"]), partial(read_finished, self.files, key, receipt)
 
     def provenance(self, key: Key) -> list[dict[str, Any]]:
         """Who wrote shards of `key`, when, with which libraries, and what they noted; oldest first."""

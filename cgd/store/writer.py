@@ -76,6 +76,8 @@ class Writer:
         self._metadata: dict[str, bytes] = {}
         for array in self._specs:
             shape = shapes[array.name]
+            if cut and self._metadata:  # whoever came first decided, by the first array
+                cut = shards.shape_of(next(iter(self._metadata.values())))[1]
             path = f"{folder}/{array.name}/zarr.json"
             self.files.publish(path, shards.array_metadata(array, shape, cut or shape[0]))
             self._metadata[array.name] = self.files.read(path)

@@ -28,7 +28,7 @@ def draw_landmarks(folder: Path, *, labels: int = 40, seed: int = 0, images: int
     """
     if labels < 2 or images < 2 or distractors < 0 or seed < 0:
         raise InputError(
-            "drawn landmarks need at least 2 labels, 2 images each, and no negative distractors or seed; "
+            "drawn landmarks need at least 2 labels and 2 images each, and no negative distractors or seed; "
             f"got labels={labels}, images={images}, distractors={distractors}, seed={seed}."
         )
     if (folder / "manifest.csv").is_file():

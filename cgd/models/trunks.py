@@ -24,7 +24,7 @@ def mobilenet_v1(width: float, checkpoint: Checkpoint | None) -> tuple[TimmTrunk
     from timm.models._efficientnet_builder import decode_arch_def
 
     if not 1 / 32 <= width <= 2:
-        raise InputError(f"mobilenet-v1 has a width of 1/32 to 2, got {width}.")
+        raise InputError(f"mobilenet-v1 has a width between 0 and 2 (at least 1/32), got {width}.")
     blocks = [
         ["dsa_r1_k3_s1_c64"],
         ["dsa_r2_k3_s2_c128"],

@@ -13,6 +13,7 @@ from cgd.errors import InputError
 from cgd.pipeline import steps
 from cgd.pipeline.recipe import change, to_yaml
 from cgd.pipeline.steps import Session
+from cgd.store.files import replace_file
 from cgd.types import ImageList, Key
 
 if TYPE_CHECKING:
@@ -79,10 +80,9 @@ def run(session: Session, recipe: Recipe, *, seeds: Sequence[int] = (), out: Pat
 
 def _save(recipe: Recipe, path: Path) -> None:
     """The resolved recipe, beside what it made."""
-    text = to_yaml(recipe)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file() or path.read_text() != text:
-        path.write_text(text)
+    data = to_yaml(recipe).encode()
+    if not path.is_file() or path.read_bytes() != data:
+        replace_file(path, data)
 
 
 def _training_images(session: Session, recipe: Recipe) -> ImageList:

@@ -10,6 +10,7 @@ import yaml
 
 from cgd.data.datasets import default_name, open_benchmark, open_dataset
 from cgd.errors import InputError, unknown
+from cgd.store.files import replace_file
 from cgd.store.keys import ids_digest
 from cgd.types import Benchmark, ImageList
 
@@ -78,7 +79,4 @@ class Workspace:
             return
         # The newest place of a name is the one that counts.
         entries = {k: v for k, v in entries.items() if v["name"] != images.name or v["spec"] == absolute}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_name(f"{self.file.name}.{os.getpid()}")
-        part.write_text(yaml.safe_dump({digest: entry, **entries}, sort_keys=False))
-        os.replace(part, self.file)
+        replace_file(self.file, yaml.safe_dump({digest: entry, **entries}, sort_keys=False).encode(), shared=True)

@@ -18,8 +18,9 @@ from cgd.errors import InputError, MissingError
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource, gmacs
 from cgd.stages.fuse import TargetPlan, make_method
-from cgd.stages.training import Line, Training, replace_file
+from cgd.stages.training import Line, Training, forget
 from cgd.store.feature_store import FeatureStore
+from cgd.store.files import replace_file
 from cgd.store.keys import Identity, canonical, identify, ids_digest, labels_digest, settings_of
 from cgd.types import ImageList, Key
 
@@ -73,7 +74,7 @@ def distill(
         training = Training(store, images, plan, source, config, str(identity.key), out, compute)
         encoder, lines = training.run()
         _publish(store, identity, source, encoder, training.norm, lines, config, method_config)
-        training.forget()
+    forget(out, str(identity.key))
     artifact = store.get(identity.key)
     for name in (WEIGHTS, RECIPE, LOG):
         data = artifact.blob(name)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 
 from cgd import registry
 from cgd.data.sampling import epoch_generator, image_pairs, label_pairs
+from cgd.errors import StoreError
 from cgd.methods import Method
 from cgd.store.feature_store import FeatureStore
 from cgd.types import Batch, Key, Target
@@ -98,12 +101,24 @@ class EpochTargets(AbstractContextManager["EpochTargets"]):
     def __init__(self, plan: TargetPlan) -> None:
         self.plan = plan
         self._folder = tempfile.TemporaryDirectory(prefix="cgd-targets-")
-        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_live_and_die_with_parent)
+        self._pool = ProcessPoolExecutor(
+            1,
+            multiprocessing.get_context("spawn"),
+            initializer=_live_and_die_with_parent,
+            initargs=(self._folder.name,),
+        )
         self._building: dict[int, Future[Path]] = {}
 
     def epoch(self, epoch: int, last: int) -> tuple[list[Batch], Iterator[Target]]:
         """Batches and their targets; begins to build the next epoch unless `epoch` is the `last`."""
-        path = self._start(epoch).result()
+        try:
+            path = self._start(epoch).result()
+        except (OSError, BrokenProcessPool) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise StoreError(
+                f"cannot write the targets of epoch {epoch + 1} in {self._folder.name}: {reason}; "
+                "free space there (or set TMPDIR) and repeat the same command, it continues."
+            ) from error
         del self._building[epoch]
         if epoch < last:
             self._start(epoch + 1)
@@ -133,14 +148,15 @@ class EpochTargets(AbstractContextManager["EpochTargets"]):
         self._folder.cleanup()
 
 
-def _live_and_die_with_parent() -> None:
-    """Leave Ctrl-C to the training process, and end when that ends, however it ends."""
+def _live_and_die_with_parent(folder: str) -> None:
+    """Leave Ctrl-C to the training process; when that is killed, remove its targets and end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def wait() -> None:
         parent.join()
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -23,11 +23,10 @@ def embeddings_of(
     """
     found: dict[str, dict[str, list[Key]]] = {}
     for entry in store.entries("embeddings"):
-        settings = entry.attributes.get("settings", {})
-        if not entry.sealed or settings["dataset"] != dataset or (split is not None and settings["split"] != split):
+        if not entry.sealed or entry.settings["dataset"] != dataset or split not in (None, entry.settings["split"]):
             continue
         if teacher is None or fits(teacher, entry):
-            found.setdefault(entry.attributes["label"], {}).setdefault(settings["view"], []).append(entry.key)
+            found.setdefault(entry.attributes["label"], {}).setdefault(entry.settings["view"], []).append(entry.key)
     title = title_of(dataset, split)
     if not found:
         whose = f" of {teacher}" if teacher else ""
@@ -47,7 +46,7 @@ def fits(teacher: str, entry: Entry) -> bool:
     if teacher in (str(entry.key), entry.attributes["label"]):
         return True
     spec = Spec.parse(teacher)
-    encoder: dict[str, Any] = entry.attributes["settings"]["encoder"]
+    encoder: dict[str, Any] = entry.settings["encoder"]
     stored = {**encoder["options"], **encoder["input"]}
     if (spec.name, spec.argument) != (encoder["name"], encoder["argument"]):
         return False

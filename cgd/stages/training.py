@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from cgd.progress import progress
 from cgd.stages.fuse import EpochTargets, TargetPlan, epoch_targets, make_method
 from cgd.stages.images import check_digest
 from cgd.store.feature_store import FeatureStore
+from cgd.store.files import replace_file
 from cgd.types import Batch, ImageList, Target, View
 
 STATE = "training.pt"
@@ -114,10 +114,6 @@ class Training:
             "seconds_per_step": seconds,
             "seconds": seconds * self.config.epochs * pairs / len(batches[0]),
         }
-
-    def forget(self) -> None:
-        """Remove the state kept for resuming."""
-        (self.out / STATE).unlink(missing_ok=True)
 
     def _prepare(self) -> Encoder:
         """The student on its device, its batch norm as configured."""
@@ -257,17 +253,8 @@ class Training:
         return lines
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.part")
-        with open(temporary, "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror}; mend that and repeat the same command, it continues."
-        ) from error
+def forget(out: Path, name: str) -> None:
+    """Remove the state that `out` keeps for resuming the student `name`, now that it is finished."""
+    path = out / STATE
+    if path.is_file() and torch.load(path, map_location="cpu", weights_only=True)["student"] == name:
+        path.unlink()

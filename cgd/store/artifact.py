@@ -1,4 +1,4 @@
-"""Reading a sealed artifact: every shard's digest is checked on its first touch in a process."""
+"""Reading a sealed artifact: every file is compared with the seal whenever it is read."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ class Artifact:
     def __init__(self, files: LocalFiles, key: Key) -> None:
         self.files = files
         self.key = key
-        self._digests: dict[str, str] = json.loads(files.read(f"{layout.SEALS}/{key}.json"))["files"]
-        self._checked: set[str] = set()
+        self._digests: dict[str, str] = files.read_json(f"{layout.SEALS}/{key}.json")["files"]
         self._metadata = {
             p.removesuffix("/zarr.json"): self._read(p) for p in self._digests if p.endswith("/zarr.json")
         }
@@ -125,13 +124,11 @@ class Artifact:
             raise DamageError(
                 f"{self.key} lacks its file {path}; `cgd store verify {self.key}` tells what is left."
             ) from None
-        if path not in self._checked:
-            if sha256(data) != self._digests[path]:
-                raise DamageError(
-                    f"{self.key}/{path}{self._rows_of(path)} differs from its seal: the file was damaged or replaced; "
-                    f"`cgd store verify {self.key}` lists all such files."
-                )
-            self._checked.add(path)
+        if sha256(data) != self._digests[path]:
+            raise DamageError(
+                f"{self.key}/{path}{self._rows_of(path)} differs from its seal: the file was damaged or replaced; "
+                f"`cgd store verify {self.key}` lists all such files."
+            )
         return data
 
     def _rows_of(self, path: str) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgd.errors import MissingError, StoreError
+from cgd.errors import DamageError, MissingError, StoreError
 from cgd.store import layout
 from cgd.store.files import LocalFiles
 from cgd.store.keys import Identity
@@ -30,6 +30,14 @@ class Entry:
     sealed: bool
     attributes: Mapping[str, Any]
     shards_done: int
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What determined the artifact; refuses where its `zarr.json` is damaged."""
+        if "settings" not in self.attributes:
+            raise DamageError(f"{self.key}/zarr.json is damaged; `cgd store verify {self.key}` tells what is left.")
+        found: Mapping[str, Any] = self.attributes["settings"]
+        return found
 
 
 class FeatureStore:
@@ -54,12 +62,7 @@ class FeatureStore:
             raise MissingError(
                 f"there is no feature store at {root}; `cgd extract-teachers` makes one, --store names another."
             )
-        if (
-            root.exists()
-            and not store.files.exists("zarr.json")
-            and any(root.iterdir())
-            and not (root / ".cgd").is_dir()
-        ):
+        if not store.files.exists("zarr.json") and _holds_other_files(root):
             raise StoreError(
                 f"{root} holds other files and is no feature store; name an empty or new folder with --store."
             )
@@ -67,9 +70,11 @@ class FeatureStore:
 
     def _check_schema(self) -> None:
         try:
-            found = int(json.loads(self.files.read("zarr.json"))["attributes"]["cgd"]["schema"])
+            found = json.loads(self.files.read("zarr.json"))["attributes"]["cgd"]["schema"]
         except (ValueError, KeyError, TypeError):
-            raise StoreError(f"{self.files.root} is a Zarr group but no feature store of cgd.") from None
+            found = None
+        if not isinstance(found, int):
+            raise StoreError(f"{self.files.root} is a Zarr group but no feature store of cgd.")
         if found > layout.SCHEMA:
             raise StoreError(
                 f"{self.files.root} has format version {found}, this cgd reads up to {layout.SCHEMA}: upgrade cgd."
@@ -117,7 +122,7 @@ class FeatureStore:
         from cgd.store.artifact import read_finished
 
         for name in self.files.children(f"{layout.RECEIPTS}/{key}"):
-            receipt = json.loads(self.files.read(f"{layout.RECEIPTS}/{key}/{name}"))
+            receipt = self.files.read_json(f"{layout.RECEIPTS}/{key}/{name}")
             yield range(*receipt["rows"]), partial(read_finished, self.files, key, receipt)
 
     def provenance(self, key: Key) -> list[dict[str, Any]]:
@@ -128,9 +133,7 @@ class FeatureStore:
     def find(self, kind: str, **settings: Any) -> list[Key]:
         """Sealed artifacts of `kind` whose settings hold these values, sorted."""
         return [
-            e.key
-            for e in self.entries(kind)
-            if e.sealed and all(e.attributes["settings"].get(n) == v for n, v in settings.items())
+            e.key for e in self.entries(kind) if e.sealed and all(e.settings.get(n) == v for n, v in settings.items())
         ]
 
     def writer(
@@ -182,3 +185,12 @@ class FeatureStore:
                 yield each, [str(error)]
                 continue
             yield each, list(artifact.problems())
+
+
+def _holds_other_files(root: Path) -> bool:
+    """Whether a folder holds anything but the temporary files of a store that was hardly begun."""
+    if not root.is_dir():
+        return False
+    inside = {path.name for path in root.iterdir()}
+    begun = {path.name for path in (root / ".cgd").iterdir()} if ".cgd" in inside else set()
+    return not (inside <= {".cgd"} and begun <= {"tmp"})

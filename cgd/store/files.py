@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from cgd.errors import StoreError
+from cgd.errors import DamageError, StoreError
 
 TEMPORARY = ".cgd/tmp"
 
@@ -23,6 +25,16 @@ class LocalFiles:
     def read(self, path: str) -> bytes:
         """The bytes at `path`; raises `FileNotFoundError`."""
         return (self.root / path).read_bytes()
+
+    def read_json(self, path: str) -> dict[str, Any]:
+        """The object at `path`; one that is damaged is refused by name."""
+        try:
+            value = json.loads(self.read(path))
+        except ValueError as error:
+            raise DamageError(f"{self.root / path} is damaged: {' '.join(str(error).split())}.") from error
+        if not isinstance(value, dict):
+            raise DamageError(f"{self.root / path} is damaged: it holds no JSON object.")
+        return value
 
     def exists(self, path: str) -> bool:
         return (self.root / path).is_file()
@@ -74,6 +86,28 @@ class LocalFiles:
             host, _, rest = name.rpartition("-")[0].rpartition("-")
             if host == socket.gethostname() and rest.isdigit() and not _alive(int(rest)):
                 (self.root / TEMPORARY / name).unlink(missing_ok=True)
+
+
+def replace_file(path: Path, data: bytes, *, shared: bool = False) -> None:
+    """Write a file of this machine's (not of a store) whole or not at all, over whatever stands there.
+
+    `shared` says that several processes may write it at once.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part")
+        try:
+            with open(temporary, "wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}; mend that and repeat the same command, it continues."
+        ) from error
 
 
 def _make_folder(folder: Path) -> None:

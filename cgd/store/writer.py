@@ -72,7 +72,7 @@ class Writer:
         about = json.loads(json.dumps(about))
         node = shards.group_metadata if self._specs else shards.leaf_metadata
         self.files.publish(f"{folder}/zarr.json", node({"cgd": about}))
-        self._compare(about, json.loads(self.files.read(f"{folder}/zarr.json"))["attributes"]["cgd"])
+        self._compare(about, self.files.read_json(f"{folder}/zarr.json")["attributes"]["cgd"])
         self._metadata: dict[str, bytes] = {}
         for array in self._specs:
             shape = shapes[array.name]
@@ -146,7 +146,7 @@ class Writer:
             )
         digests = {p: sha256(self.files.read(f"{self.key}/{p}")) for p in self._metadata_paths()}
         for shard in range(self.shard_count):
-            receipt = json.loads(self.files.read(f"{layout.RECEIPTS}/{self.key}/{_receipt_name(shard)}"))
+            receipt = self.files.read_json(f"{layout.RECEIPTS}/{self.key}/{_receipt_name(shard)}")
             digests.update(receipt["files"])
         self._provenance(notes or {})
         self.files.publish(

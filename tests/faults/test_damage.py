@@ -266,3 +266,18 @@ def test_a_command_that_meets_damage_says_so_in_one_line(undisturbed, tmp_path):
     assert isinstance(done.exception, SystemExit)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert f"{damaged.relative_to(root).as_posix()} (rows 8 to 11) differs from its seal" in line
+
+
+@pytest.mark.parametrize("harm", [flip, truncate, delete])
+@pytest.mark.parametrize("sealed", [True, False])
+def test_an_extraction_over_damaged_shards_says_so_in_one_line(command, undisturbed, tmp_path, harm, sealed):
+    root = shutil.copytree(undisturbed / "features.zarr", tmp_path / "features.zarr")
+    damaged = next(root.glob("embeddings/lm-train*resnet10t*fixed*/digests/c/0/0"))
+    harm(damaged)
+    if not sealed:
+        (root / f".cgd/seals/embeddings/{damaged.parents[3].name}.json").unlink()
+    done = command(tmp_path, command.extract)
+    assert done.code == 1
+    assert "Traceback" not in done.errors
+    (line,) = [line for line in done.errors.splitlines() if line.startswith("error:")]
+    assert damaged.relative_to(root).parent.parent.as_posix() in line

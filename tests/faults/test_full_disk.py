@@ -192,16 +192,17 @@ def test_a_training_on_a_full_disk_stops_and_continues(command, undisturbed, unt
 def test_small_files_of_a_run_do_not_fit_either(undisturbed, tmp_path, monkeypatch, name):
     shutil.copy(undisturbed / "tiny.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    write_text = Path.write_text
+    replace = Path.replace
 
-    def write_or_fail(self, *arguments, **options):
+    def replace_or_fail(self, target):
         if self.name.startswith(name):
             raise full()
-        return write_text(self, *arguments, **options)
+        return replace(self, target)
 
-    monkeypatch.setattr(Path, "write_text", write_or_fail)
+    monkeypatch.setattr(Path, "replace", replace_or_fail)
     data = next(line for line in (undisturbed / ".cgd/roots.yaml").read_text().split() if line.startswith("manifest:"))
     done = CliRunner().invoke(cli, ["run", "tiny.yaml", f"--data=lm={data}", "--device=cpu"])
     assert done.exit_code == 1
     assert isinstance(done.exception, SystemExit), repr(done.exception)
     assert_one_sentence(done.stderr, name, "No space left on device")
+    assert list(tmp_path.rglob("*.part")) == []

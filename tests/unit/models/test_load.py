@@ -251,6 +251,8 @@ def test_a_pinned_teacher_needs_no_file_until_it_is_built(weights: Path, tmp_pat
 
 def test_weights_with_another_digest_than_the_recipes_are_refused(weights: Path) -> None:
     with pytest.raises(WeightsError, match=r"has the SHA-256 [0-9a-f]{64}, the recipe was made with 00"):
+        teacher(f"mobilenet-v1?width=0.25&weights=w025.safetensors&sha256={'00' * 32}", weights)
+    with pytest.raises(WeightsError, match="is no SHA-256"):
         teacher("mobilenet-v1?width=0.25&weights=w025.safetensors&sha256=00", weights)
 
 

@@ -118,18 +118,7 @@ class Artifact:
                 yield f"{self.key}/{path}{self._rows_of(path)}: differs from its seal"
 
     def _read(self, path: str) -> bytes:
-        try:
-            data = self.files.read(f"{self.key}/{path}")
-        except FileNotFoundError:
-            raise DamageError(
-                f"{self.key} lacks its file {path}; `cgd store verify {self.key}` tells what is left."
-            ) from None
-        if sha256(data) != self._digests[path]:
-            raise DamageError(
-                f"{self.key}/{path}{self._rows_of(path)} differs from its seal: the file was damaged or replaced; "
-                f"`cgd store verify {self.key}` lists all such files."
-            )
-        return data
+        return _checked(self.files, self.key, path, self._digests[path], self._rows_of(path))
 
     def _rows_of(self, path: str) -> str:
         """` (rows a to b)` for a shard of a row-wise artifact."""
@@ -144,7 +133,18 @@ def read_finished(files: LocalFiles, key: Key, receipt: dict[str, Any], array: s
     """Rows of `array` in a shard that has a `receipt`, in an artifact sealed or not."""
     metadata = files.read(f"{key}/{array}/zarr.json")
     path = layout.shard_path(array, receipt["shard"], len(shards.shape_of(metadata)[0]))
-    data = files.read(f"{key}/{path}")
-    if sha256(data) != receipt["files"][path]:
-        raise DamageError(f"{key}/{path} differs from its receipt: the file was damaged or replaced.")
-    return shards.decode(metadata, receipt["shard"], data)
+    return shards.decode(metadata, receipt["shard"], _checked(files, key, path, receipt["files"][path], ""))
+
+
+def _checked(files: LocalFiles, key: Key, path: str, digest: str, rows: str) -> bytes:
+    """A file's bytes, refused where they are missing or not those that were written."""
+    try:
+        data = files.read(f"{key}/{path}")
+    except FileNotFoundError:
+        raise DamageError(f"{key} lacks its file {path}; `cgd store verify {key}` tells what is left.") from None
+    if sha256(data) != digest:
+        raise DamageError(
+            f"{key}/{path}{rows} differs from its seal: the file was damaged or replaced; "
+            f"`cgd store verify {key}` lists all such files."
+        )
+    return data

@@ -141,7 +141,7 @@ def _checked(files: LocalFiles, key: Key, path: str, digest: str, rows: str) -> 
     try:
         data = files.read(f"{key}/{path}")
     except FileNotFoundError:
-        raise DamageError(f"{key} lacks its file {path}; `cgd store verify {key}` tells what is left.") from None
+        raise DamageError(f"{key}/{path}{rows} is missing; `cgd store verify {key}` tells what is left.") from None
     if sha256(data) != digest:
         raise DamageError(
             f"{key}/{path}{rows} differs from its seal: the file was damaged or replaced; "

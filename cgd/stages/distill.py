@@ -82,7 +82,7 @@ def distill(
             replace_file(out / name, data)
     about = json.loads(artifact.blob(RECIPE))
     last = json.loads(artifact.blob(LOG).decode().splitlines()[-1])
-    notes = store.provenance(identity.key)
+    notes = store.provenance(identity.key)  # a copied store may have none
     return DistillReport(
         key=identity.key,
         folder=out,
@@ -90,7 +90,7 @@ def distill(
         gmacs=about["gmacs"],
         epochs=config.epochs,
         final_loss=last["loss"],
-        seconds_per_step=notes[-1]["seconds_per_step"] if notes else {},
+        seconds_per_step=notes[-1].get("seconds_per_step", {}) if notes else {},
         skipped=skipped,
     )
 

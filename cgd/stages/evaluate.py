@@ -70,8 +70,8 @@ def evaluate(
         }
         notes = {name: result.pop(name) for name in ("seconds", "peak_rss_mb")}
         store.write_whole(identity, arrays, attributes={"model": model, "result": result}, notes=notes)
-    known = store.provenance(identity.key)
-    measured = {name: known[-1][name] for name in ("seconds", "peak_rss_mb")} if known else {"seconds": {}}
+    notes = store.provenance(identity.key)[-1:]  # a copied store may have none
+    measured = {"seconds": {}, **{n: v for note in notes for n, v in note.items() if n in ("seconds", "peak_rss_mb")}}
     return {**store.get(identity.key).attributes["result"], **measured, "key": str(identity.key)}
 
 

@@ -70,8 +70,9 @@ def evaluate(
         }
         notes = {name: result.pop(name) for name in ("seconds", "peak_rss_mb")}
         store.write_whole(identity, arrays, attributes={"model": model, "result": result}, notes=notes)
-    notes = store.provenance(identity.key)[-1:]  # a copied store may have none
-    measured = {"seconds": {}, **{n: v for note in notes for n, v in note.items() if n in ("seconds", "peak_rss_mb")}}
+    known = store.provenance(identity.key)  # a copied store may have none
+    last = known[-1] if known else {}
+    measured = {"seconds": last.get("seconds", {}), "peak_rss_mb": last.get("peak_rss_mb")}
     return {**store.get(identity.key).attributes["result"], **measured, "key": str(identity.key)}
 
 

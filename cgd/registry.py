@@ -73,12 +73,12 @@ class Spec:
             raise InputError(f"'{text}' has no name in front of its options.")
         return cls(name, argument if colon else None, options)
 
-    def label(self, without: typing.Container[str] = ()) -> str:
+    def label(self) -> str:
         """A slug of name, argument and option values for people to read in keys and tables."""
         parts = [
             self.name,
             self.argument or "",
-            *(f"{k}-{v}" for k, v in sorted(self.options.items()) if k not in without),
+            *(f"{k}-{v}" for k, v in sorted(self.options.items())),
         ]
         return slug("-".join(filter(None, parts)))
 

@@ -40,8 +40,7 @@ def teacher(text: str, weights_folder: Path | None) -> EncoderSource:
     def build() -> Encoder:
         return _build(function, spec.argument, weights, options, overrides).eval()
 
-    label = spec.label(without={"weights", DIGEST, *_INPUT})
-    return EncoderSource(text, label, _identity(spec, options, overrides, weights), weights, build)
+    return EncoderSource(text, _label(spec, options), _identity(spec, options, overrides, weights), weights, build)
 
 
 def student(text: str, init: WeightsFile | None, seed: int = 0) -> EncoderSource:
@@ -54,7 +53,7 @@ def student(text: str, init: WeightsFile | None, seed: int = 0) -> EncoderSource
         return _build(function, spec.argument, init, options, overrides, seed)
 
     identity = {**_identity(spec, options, overrides, init), "seed": seed}
-    return EncoderSource(text, f"{spec.label(without=_INPUT)}-seed{seed}", identity, init, build)
+    return EncoderSource(text, f"{_label(spec, options)}-seed{seed}", identity, init, build)
 
 
 def trained_student(text: str, path: Path) -> EncoderSource:
@@ -90,6 +89,11 @@ def _split(function: Callable[..., Any], spec: Spec, text: str) -> tuple[dict[st
     if spec.argument is not None and spec.name != "timm":
         raise InputError(f"'{text}': {spec.name} takes options after '?', not an argument after ':'.")
     return registry.bind(function, rest, text), overrides
+
+
+def _label(spec: Spec, options: Mapping[str, Any]) -> str:
+    """A slug of the options that differ from their defaults, however they were typed."""
+    return dataclasses.replace(spec, options={name: str(value) for name, value in options.items()}).label()
 
 
 def _identity(

@@ -78,6 +78,8 @@ class Artifact:
 
     def gather(self, array: str, rows: np.ndarray) -> np.ndarray:
         """Arbitrary `rows` (M,) of `array` in their order, by one pass over the shards that hold them."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.rows:
+            raise IndexError(f"{self.key} has {self.rows} rows, asked for {rows.min()} to {rows.max()}")
         gathered: np.ndarray | None = None
         owner = rows // self.shard_rows
         for shard in np.unique(owner):

@@ -130,7 +130,7 @@ class FeatureStore:
         folder = f"{layout.PROVENANCE}/{key}"
         return [json.loads(self.files.read(f"{folder}/{name}")) for name in self.files.children(folder)]
 
-    def find(self, kind: str, **settings: Any) -> list[Key]:
+    def find(self, kind: str, /, **settings: Any) -> list[Key]:
         """Sealed artifacts of `kind` whose settings hold these values, sorted."""
         return [
             e.key for e in self.entries(kind) if e.sealed and all(e.settings.get(n) == v for n, v in settings.items())

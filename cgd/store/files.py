@@ -57,6 +57,8 @@ class LocalFiles:
         if not self.write:
             raise StoreError(f"the store {self.root} is open for reading only; cannot write {path}.")
         target = self.root / path
+        if target.exists():
+            return False
         temporary = self.root / TEMPORARY / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             _make_folder(temporary.parent)

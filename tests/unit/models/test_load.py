@@ -291,3 +291,11 @@ def test_a_student_whose_file_lacks_tensors_is_refused(tmp_path: Path) -> None:
         trained_student(SMALL_STUDENT, tmp_path / "model.safetensors").build()
     with pytest.raises(WeightsError, match="cannot read the weights file"):
         trained_student(SMALL_STUDENT, tmp_path / "absent.safetensors")
+
+
+def test_one_network_has_one_name_however_it_is_typed() -> None:
+    spellings = ("width=0.25", "width=0.250", "width=2.5e-1", "width=0.25&pool=gem")
+    sources = [teacher(f"mobilenet-v1?{spelling}&weights=random", None) for spelling in spellings]
+    assert {s.label for s in sources} == {"mobilenet-v1-width-0.25"}
+    assert all(s.identity == sources[0].identity for s in sources)
+    assert teacher("mobilenet-v1?width=1&weights=random", None).label == "mobilenet-v1"

@@ -288,6 +288,8 @@ def run(**o: Any) -> None:
 def demo(**o: Any) -> None:
     """Draw small landmarks and run the whole path on them, in a few minutes on a laptop.
 
+    Teachers and student begin untrained: it shows the path, not what trained networks reach.
+
     \b
     cgd demo --out demo
     """

@@ -183,8 +183,11 @@ def load_student(session: Session, where: str, scales: Sequence[float] = ()) -> 
             raise MissingError(
                 f"{folder} holds no finished student ({RECIPE} is missing): run `cgd distill … --out {folder}`."
             )
-        store = session.store()
-        folder = store.files.root / str(store.resolve(where, ("students",)))
+        try:
+            store = session.store()
+            folder = store.files.root / str(store.resolve(where, ("students",)))
+        except MissingError as error:
+            raise MissingError(f"'{where}' is no folder of a student, nor its key: {error}") from error
     try:
         text = json.loads((folder / RECIPE).read_text())["student"]
         if not isinstance(text, str):

@@ -2,19 +2,27 @@
 
 `timm:resnet50?weights=r50.safetensors&pool=gem` is the plug-in `timm`, its argument `resnet50` and two options.
 The options are the keyword parameters of the decorated function, so there is no second list of them.
+
+Others add plug-ins without touching the package: an installed distribution by an entry point in the group `cgd.teachers`,
+`cgd.students`, …, and anybody by naming a function of theirs, `module:function`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cgd.errors import InputError, unknown
@@ -41,12 +49,72 @@ def names(package: str) -> list[str]:
 
 
 def find(package: str, name: str) -> Callable[..., Any]:
-    """The plug-in called `name`; an unknown name offers the nearest ones."""
-    if name not in names(package):
-        raise unknown(package.rpartition(".")[2].removesuffix("s"), name, names(package))
-    module = f"{package}.{name.replace('-', '_')}"
-    importlib.import_module(module)
-    return _plugins[module]
+    """The plug-in called `name`, of the package or of an entry point; an unknown name offers the nearest ones."""
+    if name in names(package):
+        module = f"{package}.{name.replace('-', '_')}"
+        importlib.import_module(module)
+        return _plugins[module]
+    entries = installed(package)
+    if name not in entries:
+        raise unknown(_part(package).removesuffix("s"), name, [*names(package), *entries])
+    function: Callable[..., Any] = entries[name].load()
+    return function
+
+
+def installed(package: str) -> dict[str, EntryPoint]:
+    """Plug-ins that other distributions declare in the group `cgd.` and the package's last name."""
+    return {entry.name: entry for entry in entry_points(group=f"cgd.{_part(package)}")}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plug-in as a name means it: its function, the argument it is called with, and what its code is.
+
+    `origin` names foreign code, by the version of its distribution or the SHA-256 of its module: it determines a
+    result as much as the weights do. It is empty for the package's own plug-ins.
+    """
+
+    function: Callable[..., Any]
+    argument: str | None
+    origin: Mapping[str, str]
+
+
+def resolve(package: str, spec: Spec, text: str) -> Found:
+    """What a name means; `module:function` is looked for where no plug-in has that name."""
+    if spec.name in names(package):
+        return Found(find(package, spec.name), spec.argument, {})
+    entries = installed(package)
+    if spec.name in entries:
+        distribution = entries[spec.name].dist
+        version = f"{distribution.name} {distribution.version}" if distribution else "unknown"
+        return Found(find(package, spec.name), spec.argument, {"distribution": version})
+    if not spec.argument:
+        find(package, spec.name)  # raises, and offers the nearest names
+    return _named_function(spec.name, str(spec.argument), text)
+
+
+def _named_function(module_name: str, function_name: str, text: str) -> Found:
+    """A function of the user's, its module in the working directory or installed."""
+    sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # their module is there and lacks one of its own
+        raise InputError(
+            f"'{text}': there is no plug-in and no module '{module_name}', neither in {os.getcwd()} nor installed."
+        ) from error
+    finally:
+        sys.path.remove(os.getcwd())
+    function = getattr(module, function_name, None)
+    if not callable(function) or module.__file__ is None:
+        raise InputError(f"'{text}': the module {module_name} has no function '{function_name}'.")
+    code = hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+    return Found(function, None, {"code": code})
+
+
+def _part(package: str) -> str:
+    return package.rpartition(".")[2]
 
 
 @dataclass(frozen=True)

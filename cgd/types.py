@@ -54,11 +54,13 @@ class Key:
 class InputSpec:
     """What pixels a model wants; declared with its weights, never guessed by a caller.
 
-    `size` is in pixels and bounds the side named by `resize`. `mean` and `std` are in RGB order on the scale
-    0 to 1; `channels` is the order the network receives. `scales` are factors applied to the resized image:
-    on the normalised `tensor` (bilinear, no antialias) or on the `image` (sides rounded by `scale_rounding`).
-    `combine` joins the scales' descriptors. `query_crop` says how a benchmark's box is cut: `scaled` keeps the
-    full image's scale, `integer` truncates the corners, `none` ignores the box.
+    `size` is in pixels and bounds the side named by `resize`; of the resized image the middle `centre_crop` pixels
+    square are kept (0: all of it). `mean` and `std` are in RGB order on the scale 0 to 1; `channels` is the order
+    the network receives. `scales` are factors applied to that: on the `image`, with its filter, or on the normalised
+    `tensor`, bilinear without antialias. Sides become `floor(n s)`, on the tensor sampled at steps of exactly 1/s, or
+    `round(n s)`, sampled at steps of n / round(n s) as OpenCV does. `combine` joins the scales' descriptors.
+    `query_crop` says how a benchmark's box is cut: `scaled` keeps the full image's scale, `integer` truncates the
+    corners, `none` ignores the box.
     """
 
     size: int
@@ -73,9 +75,10 @@ class InputSpec:
     scale_rounding: Literal["floor", "round"] = "floor"
     combine: Literal["mean", "gem3"] = "mean"
     query_crop: Literal["scaled", "integer", "none"] = "scaled"
+    centre_crop: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 1 or not self.scales or min(self.scales) <= 0:
+        if self.size < 1 or self.centre_crop < 0 or not self.scales or min(self.scales) <= 0:
             raise InputError(f"an input needs a positive size and positive scales, got {self.size} and {self.scales}.")
         if len(self.mean) != 3 or len(self.std) != 3:
             raise InputError("an input needs three means and three standard deviations, in RGB order.")

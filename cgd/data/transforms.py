@@ -26,7 +26,7 @@ def full_pixels(image: Image.Image, spec: InputSpec, box: Box | None = None) -> 
         image = image.crop((corners[0], corners[1], max(corners[0] + 1, corners[2]), max(corners[1] + 1, corners[3])))
         if spec.query_crop == "scaled":
             limit *= max(image.size) / whole  # a cut query keeps the scale of its full image
-    image = _resize(image, spec, limit)
+    image = _centre(_resize(image, spec, limit), spec.centre_crop)
     if spec.scale_on == "tensor":
         return [normalise(image, spec)]
     return [normalise(_scaled(image, scale, spec), spec) for scale in spec.scales]
@@ -51,18 +51,35 @@ def normalise(image: Image.Image, spec: InputSpec) -> np.ndarray:
 
 
 def _resize(image: Image.Image, spec: InputSpec, limit: float) -> Image.Image:
+    """Sides as Pillow's `thumbnail` (longest) and torchvision's `Resize` (shortest) make them."""
     width, height = image.size
     if spec.resize == "none":
         return image
     if spec.resize == "square":
         target = (spec.size, spec.size)
-    else:
-        side = max(width, height) if spec.resize == "longest" else min(width, height)
-        factor = limit / side
-        if factor > 1 and not spec.enlarge:
+    elif spec.resize == "longest":
+        if max(width, height) <= limit and not spec.enlarge:
             return image
+        if max(width, height) > limit:
+            small = image.copy()
+            small.thumbnail((limit, limit), _FILTERS[spec.filter], reducing_gap=None)  # no shortcut by whole factors
+            return small
+        factor = limit / max(width, height)
         target = (max(1, round(width * factor)), max(1, round(height * factor)))
+    else:
+        side = min(width, height)
+        if limit > side and not spec.enlarge:
+            return image
+        target = (int(limit * width / side), int(limit * height / side))
     return image if target == image.size else image.resize(target, _FILTERS[spec.filter])
+
+
+def _centre(image: Image.Image, side: int) -> Image.Image:
+    """The middle `side` pixels square (0: all of it), black where the image is smaller."""
+    if not side:
+        return image
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
 
 
 def _scaled(image: Image.Image, scale: float, spec: InputSpec) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import re
 import struct
@@ -13,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cgd.errors import WeightsError
@@ -25,9 +25,12 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
+HEADER = "cgd"  # one key of the safetensors header holds all we write there: several would come in random order
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a file by name, and whatever plain values stood beside them."""
+    """The tensors of a file by name, and the plain values that `cgd teachers import` put beside them."""
 
     path: Path
     state: Mapping[str, Tensor]
@@ -51,8 +54,8 @@ class WeightsFile:
         return read_checkpoint(self.path)
 
 
-def locate(name: str, digest: str | None, folder: Path | None) -> WeightsFile:
-    """The file `name` in `folder`, or as a path where no folder is given.
+def locate(name: str, digest: str | None, folder: Path | None, hint: str = "") -> WeightsFile:
+    """The file `name` in `folder`, or as a path where no folder is given; `hint` says how to get an absent one.
 
     With its `digest` known, the file may be absent until it is read; one with another digest is refused.
     """
@@ -63,7 +66,7 @@ def locate(name: str, digest: str | None, folder: Path | None) -> WeightsFile:
         if digest:
             return WeightsFile(name, digest, None)
         where = f"is not in {folder}" if folder else "is not here: give the folder that holds it with --weights DIR"
-        raise WeightsError(f"the weights file {name} {where}.")
+        raise WeightsError(f"the weights file {name} {where}{hint}.")
     found = file_digest(path)
     if digest not in (None, found):
         raise WeightsError(
@@ -89,25 +92,48 @@ def _digest(path: Path, _size: int, _changed: int) -> str:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read `.safetensors`, or a torch file from which nothing but tensors and plain values is built."""
-    try:
-        if path.suffix == ".safetensors":
-            return Checkpoint(path, load_file(path), {})
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is refused: it holds pickled code or objects, not only tensors ({_first_line(error)})."
-        ) from error
-    except _UNREADABLE as error:
-        raise WeightsError(f"{path} is no readable weights file, perhaps cut short: {_first_line(error)}.") from error
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = read_torch(path)
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not named tensors.")
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} holds no named tensors, neither at its top nor under 'state_dict'.")
-    meta = content.get("meta", {})
-    return Checkpoint(
-        path, {k: v for k, v in state.items() if isinstance(v, Tensor)}, meta if isinstance(meta, Mapping) else {}
-    )
+    return Checkpoint(path, {k: v for k, v in state.items() if isinstance(v, Tensor)}, {})
+
+
+def read_torch(path: Path, stand_ins: Sequence[Any] = ()) -> Any:
+    """What a torch file holds: tensors, numbers, text, plain containers, and `stand_ins` for what they name.
+
+    Raises `WeightsError` where the file is damaged or asks for anything else.
+    """
+    try:
+        with torch.serialization.safe_globals(list(stand_ins)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is refused: it holds pickled code or objects, not only tensors ({_first_line(error)})."
+        ) from error
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as handle:
+            header = (handle.metadata() or {}).get(HEADER, "{}")
+            state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        meta = json.loads(header)
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(meta, dict):
+        raise WeightsError(f"{path} has a damaged header.")
+    return Checkpoint(path, state, meta)
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path} is no readable weights file, perhaps cut short: {_first_line(error)}.")
 
 
 def fill(network: nn.Module, checkpoint: Checkpoint, drop: Sequence[str] = ()) -> None:

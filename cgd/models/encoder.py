@@ -31,15 +31,21 @@ class Encoder(nn.Module):
     def embed(self, pixels: Sequence[Tensor]) -> Tensor:
         """Descriptors at every scale, (B, S, D): `pixels` holds one tensor, or one per scale of the image.
 
-        Scaling the tensor hands the factor to `interpolate` itself: a target size samples another grid.
+        The tensor is scaled here, the image before.
         """
         if self.input_spec.scale_on == "tensor" and len(pixels) == 1:
-            pixels = [_scaled(pixels[0], scale) for scale in self.input_spec.scales]
+            pixels = [_scaled(pixels[0], scale, self.input_spec.scale_rounding) for scale in self.input_spec.scales]
         return torch.stack([self(x) for x in pixels], dim=1)
 
 
-def _scaled(x: Tensor, scale: float) -> Tensor:
-    return x if scale == 1 else F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+def _scaled(x: Tensor, scale: float, rounding: str) -> Tensor:
+    """`floor` hands the factor itself to `interpolate`: a target size would sample another grid."""
+    if scale == 1:
+        return x
+    if rounding == "floor":
+        return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+    size = [max(1, round(side * scale)) for side in x.shape[2:]]
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,39 +27,70 @@ class GeM(nn.Module):
 
 
 def pooling(name: str) -> GeM:
-    """`gem` (exponent 3) or `avg`."""
-    return GeM({"gem": 3.0, "avg": 1.0}[name])
+    """`gem` (exponent 3), `avg`, or `cls`: the mean of the class token alone."""
+    return GeM({"gem": 3.0, "avg": 1.0, "cls": 1.0}[name])
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows (B, D) divided by max(norm, 1e-12)."""
+    return F.normalize(x, dim=1, eps=1e-12)
+
+
+def unit_cirtorch(x: Tensor) -> Tensor:
+    """Rows (B, D) divided by norm + 1e-6, as cnnimageretrieval-pytorch and SOLAR do."""
+    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-6)
+
+
+Normalise = Callable[[Tensor], Tensor]
 
 
 class Descriptor(nn.Module):
-    """Trunk, pooling, and optionally l2 and a linear head of `dim` outputs with bias: (B, 3, H, W) to (B, D).
+    """Trunk, pooling, and optionally a linear head of `dim` outputs with bias: (B, 3, H, W) to (B, D).
 
-    This is the student of Whiten-MTD (methods.md 1.2); the output is not normalised. With `dim` 0 the pooled
-    trunk is the descriptor.
+    The pooled map goes through `before` on its way to the head, the head's output through `after`. As it stands this
+    is the student of Whiten-MTD (methods.md 1.2): l2 before, nothing after. With `dim` 0 the pooled trunk is the
+    descriptor.
     """
 
-    def __init__(self, trunk: nn.Module, channels: int, pool: nn.Module, dim: int) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module,
+        channels: int,
+        pool: nn.Module,
+        dim: int,
+        *,
+        before: Normalise | None = unit,
+        after: Normalise | None = None,
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.pool = pool
         self.head = nn.Linear(channels, dim) if dim else None
+        self.before, self.after = before, after
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = self.pool(self.trunk(x))  # (B, C)
-        return pooled if self.head is None else self.head(F.normalize(pooled, dim=1, eps=1e-12))
+        if self.head is None:
+            return pooled
+        projected = self.head(pooled if self.before is None else self.before(pooled))  # (B, D)
+        return projected if self.after is None else self.after(projected)
 
 
 class TimmTrunk(nn.Module):
-    """The feature map of a timm network, (B, 3, H, W) to (B, C, h, w), whatever layout the network has inside."""
+    """The feature map of a timm network, (B, 3, H, W) to (B, C, h, w), whatever layout the network has inside.
 
-    def __init__(self, network: Any) -> None:
+    Tokens become a map of one column: the patches, or the class token alone.
+    """
+
+    def __init__(self, network: Any, tokens: Literal["patches", "class"] = "patches") -> None:
         super().__init__()
         self.network = network
-        self.prefix = int(getattr(network, "num_prefix_tokens", 0))
+        prefix = int(getattr(network, "num_prefix_tokens", 0))  # class and register tokens stand in front
+        self.chosen = slice(0, 1) if tokens == "class" else slice(prefix, None)
         self.channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.network.forward_features(x)
-        if features.ndim == 3:  # tokens (B, T, C): a map of one column, without class and register tokens
-            return features[:, self.prefix :].transpose(1, 2).unsqueeze(-1)
+        if features.ndim == 3:  # (B, T, C)
+            return features[:, self.chosen].transpose(1, 2).unsqueeze(-1)
         return features.permute(0, 3, 1, 2) if self.channels_last else features

@@ -15,44 +15,58 @@ from cgd import registry
 from cgd.errors import InputError
 from cgd.models.checkpoints import WeightsFile, file_digest, fill, locate
 from cgd.models.encoder import Encoder, EncoderSource
-from cgd.registry import Spec
+from cgd.models.published import TEACHERS, imported_name, publication_of
+from cgd.registry import Found, Spec
 from cgd.types import InputSpec
 
-TEACHERS, STUDENTS = "cgd.models.teachers", "cgd.models.students"
+STUDENTS = "cgd.models.students"
 DIGEST = "sha256"
 RANDOM = "random"  # `weights=random`: an untrained network, always the same one
 _INPUT = typing.get_type_hints(InputSpec)
 
 
 def teacher(text: str, weights_folder: Path | None) -> EncoderSource:
-    """The teacher called `text`; its weights are `weights=FILE` below `weights_folder`, or its published file.
+    """The teacher called `text`; its weights are `weights=FILE` below `weights_folder`, or its imported file.
 
     With `sha256=…` the file need not be there as long as nothing has to be embedded.
     """
     spec = Spec.parse(text)
-    function = registry.find(TEACHERS, spec.name)
-    options, overrides = _split(function, spec, text)
-    file = options.pop("weights", inspect.signature(function).parameters["weights"].default)
+    found = registry.resolve(TEACHERS, spec, text)
+    if "weights" not in inspect.signature(found.function).parameters:
+        raise InputError(f"'{text}': a teacher's function has a keyword parameter 'weights', the name of its file.")
+    options, overrides = _split(found, spec, text)
+    file = options.pop("weights", inspect.signature(found.function).parameters["weights"].default)
     if not file:
         raise InputError(f"'{text}' needs weights: name a file with ?weights=FILE, or ask for ?weights=random.")
-    weights = None if file == RANDOM else locate(file, spec.options.get(DIGEST), weights_folder)
+    digest, hint = spec.options.get(DIGEST), _how_to_import(found.function, spec.name, file)
+    weights = None if file == RANDOM else locate(file, digest, weights_folder, hint)
 
     def build() -> Encoder:
-        return _build(function, spec.argument, weights, options, overrides).eval()
+        return _build(found, weights, options, overrides, text).eval()
 
-    return EncoderSource(text, _label(spec, options), _identity(spec, options, overrides, weights), weights, build)
+    identity = _identity(spec, found, options, overrides, weights)
+    return EncoderSource(text, _label(spec, options), identity, weights, build)
+
+
+def _how_to_import(function: Callable[..., Any], name: str, file: str) -> str:
+    """What to do about a published teacher's weights that are not there."""
+    publication = publication_of(function)
+    if publication is None or file != imported_name(function):
+        return ""
+    made = f"`cgd teachers import {name} FILE --weights DIR` makes it from {publication.file}"
+    return f" ({made}, published at {publication.where})"
 
 
 def student(text: str, init: WeightsFile | None, seed: int = 0) -> EncoderSource:
     """The untrained student called `text`, its trunk from the file `init`; the rest is drawn from `seed`."""
     spec = Spec.parse(text)
-    function = registry.find(STUDENTS, spec.name)
-    options, overrides = _split(function, spec, text)
+    found = registry.resolve(STUDENTS, spec, text)
+    options, overrides = _split(found, spec, text)
 
     def build() -> Encoder:
-        return _build(function, spec.argument, init, options, overrides, seed)
+        return _build(found, init, options, overrides, text, seed)
 
-    identity = {**_identity(spec, options, overrides, init), "seed": seed}
+    identity = {**_identity(spec, found, options, overrides, init), "seed": seed}
     return EncoderSource(text, f"{_label(spec, options)}-seed{seed}", identity, init, build)
 
 
@@ -79,16 +93,16 @@ def pinned(source: EncoderSource) -> str:
     return f"{source.text}{'&' if '?' in source.text else '?'}{DIGEST}={source.weights.digest}"
 
 
-def _split(function: Callable[..., Any], spec: Spec, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(found: Found, spec: Spec, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the network itself, and those that override its input specification."""
     given = {k: v for k, v in spec.options.items() if k in _INPUT}
     overrides = {k: registry.convert(v, _INPUT[k], f"'{text}': option '{k}'") for k, v in given.items()}
     rest = {k: v for k, v in spec.options.items() if k not in _INPUT and k != DIGEST}
     if spec.argument is None and spec.name == "timm":
         raise InputError(f"'{text}' names no network: write timm:NAME, e.g. timm:resnet50.")
-    if spec.argument is not None and spec.name != "timm":
+    if found.argument is not None and not found.origin and spec.name != "timm":
         raise InputError(f"'{text}': {spec.name} takes options after '?', not an argument after ':'.")
-    return registry.bind(function, rest, text), overrides
+    return registry.bind(found.function, rest, text), overrides
 
 
 def _label(spec: Spec, options: Mapping[str, Any]) -> str:
@@ -97,29 +111,31 @@ def _label(spec: Spec, options: Mapping[str, Any]) -> str:
 
 
 def _identity(
-    spec: Spec, options: Mapping[str, Any], overrides: Mapping[str, Any], weights: WeightsFile | None
+    spec: Spec, found: Found, options: Mapping[str, Any], overrides: Mapping[str, Any], weights: WeightsFile | None
 ) -> dict[str, Any]:
-    digest = RANDOM if weights is None else weights.digest
-    return {
+    identity = {
         "name": spec.name,
         "argument": spec.argument,
         "options": dict(options),
         "input": dict(overrides),
-        "weights": digest,
+        "weights": RANDOM if weights is None else weights.digest,
     }
+    return {**identity, "origin": dict(found.origin)} if found.origin else identity
 
 
 def _build(
-    function: Callable[..., Any],
-    argument: str | None,
+    found: Found,
     weights: WeightsFile | None,
     options: Mapping[str, Any],
     overrides: Mapping[str, Any],
+    text: str,
     seed: int = 0,
 ) -> Encoder:
     with torch.random.fork_rng(devices=[]):  # an untrained part is always drawn alike and disturbs nobody's numbers
         torch.manual_seed(seed)
-        encoder = function(argument, None if weights is None else weights.read(), **options)
+        encoder = found.function(found.argument, None if weights is None else weights.read(), **options)
+    if not isinstance(encoder, Encoder):
+        raise InputError(f"'{text}' gave a {type(encoder).__name__}, not a cgd.models.encoder.Encoder.")
     if overrides:
         encoder.input_spec = dataclasses.replace(encoder.input_spec, **overrides)
     return encoder

@@ -11,8 +11,15 @@ def l2(vectors: np.ndarray) -> np.ndarray:
 
 
 def combine_scales(vectors: np.ndarray, rule: str) -> np.ndarray:
-    """Descriptors at S scales (M, S, D) to one (M, D): l2 of each, then `mean` or the signed power mean `gem3`."""
+    """Descriptors at S scales (M, S, D) to one (M, D): l2 of each, then `mean` or the signed power mean `gem3`.
+
+    `gem3` is deep-image-retrieval's: magnitudes are raised to 1e-6 before each power, and one scale stays as it is.
+    """
     unit = l2(vectors)
-    if rule == "gem3":
-        return np.cbrt((unit**3).mean(axis=1))
+    if rule == "gem3" and unit.shape[1] > 1:
+        return _signed_power(_signed_power(unit, 3).mean(axis=1), 1 / 3)
     return unit.mean(axis=1)
+
+
+def _signed_power(x: np.ndarray, power: float) -> np.ndarray:
+    return np.sign(x) * np.maximum(np.abs(x), 1e-6) ** power

@@ -36,7 +36,7 @@ def embed(encoder: Encoder, size: int = 64) -> torch.Tensor:
 @pytest.mark.parametrize(("make", "name"), SOURCES)
 def test_embeds_at_every_scale_without_depending_on_the_batch(make, name) -> None:
     encoder = make(name).build()
-    encoder.input_spec = dataclasses.replace(encoder.input_spec, scales=(1.0, 0.7071))
+    encoder.input_spec = dataclasses.replace(encoder.input_spec, scales=(1.0, 0.7071), scale_on="tensor")
     vectors = embed(encoder)
     assert vectors.shape == (2, 2, encoder.embed_dim)
     assert vectors.dtype == torch.float32

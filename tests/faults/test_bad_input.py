@@ -280,7 +280,7 @@ def test_a_weights_file_that_cannot_be_used(place: Path, kind: str, message: str
 def test_missing_weights_name_the_file_and_the_folder(place: Path) -> None:
     (place / "weights").mkdir()
     message = refused(*extract("--dataset", "lm@query", "--weights", "weights", teachers="gem"))
-    assert "gl18-tl-resnet101-gem-w-a4d43db.pth is not in weights" in message
+    assert "gem.safetensors is not in weights (`cgd teachers import gem FILE" in message
     assert "--weights DIR" in refused(*extract("--dataset", "lm@query", teachers="gem"))
 
 

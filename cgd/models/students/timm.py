@@ -17,12 +17,12 @@ def timm(
     name: str | None,
     checkpoint: Checkpoint | None,
     *,
-    pool: Literal["gem", "avg"] = "gem",
+    pool: Literal["gem", "avg", "cls"] = "gem",
     dim: int = 512,
     pad_type: Literal["same"] | None = None,
 ) -> Encoder:
     """Trunk, pooling, l2, linear of `dim` (0: the pooled trunk itself)."""
-    trunk, channels, config = timm_network(name, checkpoint, pad_type)
+    trunk, channels, config = timm_network(name, checkpoint, pad_type, pool)
     spec = InputSpec(
         size=int(config["input_size"][-1]), resize="square", mean=tuple(config["mean"]), std=tuple(config["std"])
     )

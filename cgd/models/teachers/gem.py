@@ -2,69 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import sqrt
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from cgd.errors import WeightsError
 from cgd.models.checkpoints import Checkpoint, fill
 from cgd.models.encoder import Encoder
-from cgd.models.layers import GeM
-from cgd.models.trunks import torchvision_resnet
+from cgd.models.layers import Descriptor, unit_cirtorch
+from cgd.models.published import Facts, Layout, Publication, facts_of, published
+from cgd.models.teachers._inputs import Form, normalisation, stored_exponent, three_numbers, whiten_mtd_input
+from cgd.models.trunks import torchvision_names, torchvision_resnet
 from cgd.registry import plugin
 from cgd.types import InputSpec
 
-
-class ResNetGeM(nn.Module):
-    """ResNet-101, GeM with the stored exponent, l2, a linear layer of 2048, l2; tensor names as published."""
-
-    def __init__(self, form: Literal["faithful", "whiten-mtd"]) -> None:
-        super().__init__()
-        trunk, channels = torchvision_resnet("resnet101", None)
-        self.features = nn.Sequential(*trunk.children())
-        self.pool = GeM(3.0, learned=True)
-        self.whiten = nn.Linear(channels, channels)
-        self.form = form
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.form == "whiten-mtd":  # exponent 3 whatever the file says, other epsilons, no last l2
-            pooled = nn.functional.normalize(GeM(3.0)(self.features(x)), dim=1)
-            return self.whiten(pooled)
-        return _l2(self.whiten(_l2(self.pool(self.features(x)))))
+_NAMES = tuple(
+    (f"features.{place}.", f"trunk.{name}.")
+    for place, name in ((0, "conv1"), (1, "bn1"), (4, "layer1"), (5, "layer2"), (6, "layer3"), (7, "layer4"))
+)
 
 
-def _l2(x: Tensor) -> Tensor:
-    """The reference adds its epsilon to the norm."""
-    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-6)
+def cirtorch_facts(content: Mapping[str, Any]) -> Facts:
+    """Mean and deviation from `meta`; it also says which network this is (in Whiten-MTD's copy it need not)."""
+    meta = content.get("meta")
+    if not isinstance(meta, Mapping):
+        raise ValueError("it has no 'meta'")
+    for name, wanted in {"architecture": "resnet101", "pooling": "gem", "regional": False}.items():
+        if meta.get(name, wanted) != wanted:
+            raise ValueError(f"its meta says {name} = {meta[name]!r}")
+    return Facts({name: three_numbers(meta[name], name) for name in ("mean", "std") if name in meta})
 
 
 @plugin
+@published(
+    Publication(
+        file="gl18-tl-resnet101-gem-w-a4d43db.pth",
+        where="http://cmp.felk.cvut.cz/cnnimageretrieval/data/networks/gl18/gl18-tl-resnet101-gem-w-a4d43db.pth",
+        layouts=(
+            Layout(("state_dict",), (*_NAMES, ("pool.", "pool."), ("whiten.", "head."))),
+            # The copy that Whiten-MTD distributes as .pt: torchvision's names, no exponent.
+            Layout(("state_dict",), (*torchvision_names(""), ("fc.", "head."))),
+        ),
+        facts=cirtorch_facts,
+    )
+)
 def gem(
-    argument: str | None,
-    checkpoint: Checkpoint | None,
-    *,
-    weights: str = "gl18-tl-resnet101-gem-w-a4d43db.pth",
-    form: Literal["faithful", "whiten-mtd"] = "faithful",
+    argument: str | None, checkpoint: Checkpoint | None, *, weights: str = "gem.safetensors", form: Form = "faithful"
 ) -> Encoder:
-    """2048 values; longer side at most 1024 (Lanczos), scales 1, sqrt 2, 1/sqrt 2; a cut query keeps its scale.
+    """2048 values: GeM with the stored exponent, l2, linear, l2.
 
-    Mean and deviation are read from the file. `form=whiten-mtd` is the network of that paper: exponent 3, scales
-    1, 1/sqrt 2, 1/2 on the unresized image, queries not cropped.
+    Longer side at most 1024 (Lanczos), scales 1, sqrt 2, 1/sqrt 2, a cut query keeps its scale; mean and deviation
+    are the file's. `form=whiten-mtd`: exponent 3, no last l2, unresized images at scales 1, 1/sqrt 2, 1/2.
     """
-    network = ResNetGeM(form)
-    meta = {}
-    if checkpoint is not None:
-        fill(network, checkpoint)
-        meta = dict(checkpoint.meta)
-        if meta.get("architecture", "resnet101") != "resnet101" or meta.get("pooling", "gem") != "gem":
-            raise WeightsError(
-                f"{checkpoint.path} says it holds {meta.get('architecture')} with {meta.get('pooling')}, not R101-GeM."
-            )
-    normal: dict[str, Any] = {name: tuple(float(v) for v in meta[name]) for name in ("mean", "std") if name in meta}
+    pool, unused = stored_exponent(checkpoint, form)
+    normal: dict[str, Any] = normalisation(facts_of(checkpoint, "gem"))
+    trunk, channels = torchvision_resnet("resnet101", None)
     if form == "whiten-mtd":
-        spec = InputSpec(size=1024, resize="none", scales=(1.0, 1 / sqrt(2), 0.5), query_crop="none", **normal)
+        network, spec = Descriptor(trunk, channels, pool, 2048), whiten_mtd_input(**normal)
     else:
+        network = Descriptor(trunk, channels, pool, 2048, before=unit_cirtorch, after=unit_cirtorch)
         spec = InputSpec(size=1024, resize="longest", filter="lanczos", scales=(1.0, sqrt(2), 1 / sqrt(2)), **normal)
+    if checkpoint is not None:
+        fill(network, checkpoint, drop=unused)
     return Encoder("gem", network, spec, 2048)

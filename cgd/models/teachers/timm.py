@@ -18,11 +18,14 @@ def timm(
     checkpoint: Checkpoint | None,
     *,
     weights: str = "",
-    pool: Literal["gem", "avg"] = "gem",
+    pool: Literal["gem", "avg", "cls"] = "gem",
     pad_type: Literal["same"] | None = None,
 ) -> Encoder:
-    """Pooled trunk, not normalised; size, mean and deviation are those of timm's pretrained configuration."""
-    trunk, channels, config = timm_network(name, checkpoint, pad_type)
+    """Pooled trunk (patch tokens of a ViT), or its class token with `pool=cls`; not normalised.
+
+    Size, mean and deviation are those of timm's pretrained configuration.
+    """
+    trunk, channels, config = timm_network(name, checkpoint, pad_type, pool)
     spec = InputSpec(
         size=int(config["input_size"][-1]),
         resize="square",

@@ -63,7 +63,8 @@ def test_by_default_pixels_are_normalised_as_imagenet_has_it() -> None:
         ("longest", False, (20, 10), (20, 10)),
         ("longest", True, (20, 10), (32, 16)),
         ("longest", False, (4000, 3), (32, 1)),
-        ("shortest", False, (64, 48), (43, 32)),  # 64 x 32 / 48 = 42.7
+        ("longest", False, (1000, 421), (32, 13)),  # 13.47; the side nearest in aspect, as Pillow has it
+        ("shortest", False, (64, 48), (42, 32)),  # 64 x 32 / 48 = 42.7, truncated as torchvision has it
         ("shortest", False, (100, 20), (100, 20)),
         ("shortest", True, (100, 20), (160, 32)),
         ("square", False, (64, 48), (32, 32)),

@@ -43,12 +43,19 @@ def test_torch_files_of_either_format_are_read_bare_or_wrapped(tmp_path: Path, l
     assert equal(read_checkpoint(torch_file(tmp_path / "w.pth", value, legacy=legacy)))
 
 
-def test_plain_values_beside_the_tensors_are_kept(tmp_path: Path) -> None:
-    value = {"state_dict": STATE, "meta": {"architecture": "resnet101", "mean": [0.1, 0.2, 0.3]}}
-    checkpoint = read_checkpoint(torch_file(tmp_path / "w.pth", value))
-    assert checkpoint.meta == value["meta"]
-    assert read_checkpoint(torch_file(tmp_path / "w.pth", STATE)).meta == {}
-    assert read_checkpoint(torch_file(tmp_path / "w.pth", {"state_dict": STATE, "meta": 7})).meta == {}
+def test_plain_values_of_imported_weights_are_kept_and_others_ignored(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "w.safetensors", metadata={"cgd": '{"teacher": "gem"}', "format": "pt"})
+    assert read_checkpoint(tmp_path / "w.safetensors").meta == {"teacher": "gem"}
+    save_file(STATE, tmp_path / "w.safetensors", metadata={"format": "pt"})
+    assert read_checkpoint(tmp_path / "w.safetensors").meta == {}
+    assert read_checkpoint(torch_file(tmp_path / "w.pth", {"state_dict": STATE, "meta": {"a": 1}})).meta == {}
+
+
+@pytest.mark.parametrize("header", ["[1]", "{", ""])
+def test_a_damaged_header_is_refused(tmp_path: Path, header: str) -> None:
+    save_file(STATE, tmp_path / "w.safetensors", metadata={"cgd": header})
+    with pytest.raises(WeightsError, match=r"w\.safetensors"):
+        read_checkpoint(tmp_path / "w.safetensors")
 
 
 def test_values_that_are_no_tensors_are_left_out_of_the_state(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""Stand-ins for what published files pickle beside their tensors, so that none of it has to be imported or run.
+
+Such files hold NumPy scalars (the learning rates of an optimiser), NumPy arrays inside a scikit-learn PCA, and
+training logs. torch's own restricted unpickler asks for these by name and gets the classes below, which only keep
+what they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+
+_CODES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
+
+
+class PickledType:
+    """A NumPy dtype as pickled: its code, then its byte order."""
+
+    def __init__(self, code: Any = None, *_: Any) -> None:
+        self._code, self._order = code, "="
+
+    def __setstate__(self, state: Any) -> None:
+        self._order = state[1]
+
+    def numpy(self) -> np.dtype[Any]:
+        """The type, if it is one of plain numbers; else raises `ValueError`."""
+        if self._code not in _CODES or self._order not in ("<", ">", "=", "|"):
+            raise ValueError(f"a pickled array has the type {self._code!r}")
+        return np.dtype(f"{self._order}{self._code}")
+
+
+class PickledArray:
+    """A NumPy array as pickled: shape, type and bytes, which become an array only when asked for."""
+
+    def __init__(self, *_: Any) -> None:
+        self._state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self._state = state
+
+    def numpy(self) -> np.ndarray:
+        """The array, if it is one of plain numbers whose bytes fill its shape; else raises `ValueError`."""
+        if not isinstance(self._state, tuple) or len(self._state) != 5:
+            raise ValueError("a pickled array is incomplete")
+        _, shape, kind, by_columns, data = self._state
+        if not isinstance(kind, PickledType) or not isinstance(data, bytes):
+            raise ValueError("a pickled array holds objects")
+        dtype = kind.numpy()
+        if not all(isinstance(side, int) and side >= 0 for side in shape) or prod(shape) * dtype.itemsize != len(data):
+            raise ValueError(f"a pickled array of shape {shape} holds {len(data)} bytes")
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
+
+
+class PickledObject:
+    """Any other object: its attributes by name."""
+
+    def __init__(self, *_: Any) -> None:
+        self.state: Mapping[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state if isinstance(state, Mapping) else {}
+
+
+def pickled_scalar(kind: Any, data: Any = b"") -> int | float | bool:
+    """A NumPy scalar as the Python number it stands for."""
+    if not isinstance(kind, PickledType) or not isinstance(data, bytes):
+        raise ValueError("a pickled scalar is no number")
+    value: int | float | bool = np.frombuffer(data, kind.numpy(), count=1)[0].item()
+    return value
+
+
+STAND_INS: list[Any] = [
+    (PickledType, "numpy.dtype"),
+    (PickledObject, "numpy.ndarray"),  # only handed to `_reconstruct`
+    *((PickledArray, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *((pickled_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((PickledObject, f"sklearn.decomposition.{module}.PCA") for module in ("pca", "_pca")),
+    *((PickledObject, f"utils.watcher.{name}") for name in ("AverageMeter", "Watch")),
+]

@@ -3,8 +3,8 @@
 `timm:resnet50?weights=r50.safetensors&pool=gem` is the plug-in `timm`, its argument `resnet50` and two options.
 The options are the keyword parameters of the decorated function, so there is no second list of them.
 
-Others add plug-ins without touching the package: an installed distribution by an entry point in the group `cgd.teachers`,
-`cgd.students`, …, and anybody by naming a function of theirs, `module:function`.
+Others add plug-ins without touching the package: an installed distribution by an entry point in the group
+`cgd.teachers`, `cgd.students`, …, and anybody by naming a function of theirs, `module:function`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from cgd.cli import _names, cli
+from cgd.cli import cli
+from cgd.cli.options import names_in
 from cgd.errors import InputError
 from cgd.store.feature_store import FeatureStore
 
@@ -377,7 +378,7 @@ def test_wrong_usage_of_a_recipe(
     ],
 )
 def test_commas_part_names_but_not_the_numbers_of_an_option(text: str, names: tuple[str, ...]) -> None:
-    assert _names(text) == names
+    assert names_in(text) == names
 
 
 # trouble

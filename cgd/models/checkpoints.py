@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import struct
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -108,6 +109,8 @@ def read_torch(path: Path, stand_ins: Sequence[Any] = ()) -> Any:
 
     Raises `WeightsError` where the file is damaged or asks for anything else.
     """
+    if inside := _packed(path):
+        raise WeightsError(f"{path} is an archive that holds {inside}: unpack it and give that file.")
     try:
         with torch.serialization.safe_globals(list(stand_ins)):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -117,6 +120,16 @@ def read_torch(path: Path, stand_ins: Sequence[Any] = ()) -> Any:
         ) from error
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
+
+
+def _packed(path: Path) -> str | None:
+    """The weights file inside a .zip that is not itself a torch file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+    return None if any(n.endswith("data.pkl") for n in names) else next((n for n in names if ".pt" in n), None)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

@@ -24,6 +24,7 @@ from cgd.models.pickles import STAND_INS
 
 TEACHERS = "cgd.models.teachers"
 COUNTER = "num_batches_tracked"  # batch norm's step counters influence nothing
+USED = ("meta", "model_options", "preprocess", "pca")  # what `facts` read: not dropped
 Names = tuple[tuple[str, str], ...]
 Shape = tuple[int | None, ...]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,13 +77,15 @@ def _no_facts(_content: Mapping[str, Any]) -> Facts:
 class Publication:
     """A published network: its file, where its authors put it, the file's layouts, and what else it must say.
 
-    `facts` reads the plain values of a file; it raises `ValueError` where they belong to another network.
+    `facts` reads the plain values of a file; it raises `ValueError` where they belong to another network. `sha256` is
+    the file's, where its authors say.
     """
 
     file: str
     where: str
     layouts: tuple[Layout, ...]
     facts: Callable[[Mapping[str, Any]], Facts] = _no_facts
+    sha256: str | None = None
 
 
 def published(publication: Publication) -> Callable[[F], F]:
@@ -152,8 +155,16 @@ class Imported:
         return save(tensors, metadata={HEADER: json.dumps(header, sort_keys=True)})
 
 
-def read_published(teacher: str, path: Path) -> Imported:
-    """The weights of a published file of `teacher`; nothing in the file is executed.
+def read_published(path: Path) -> Mapping[str, Any]:
+    """What a published file holds; nothing in it is executed. Raises `WeightsError` where that is not possible."""
+    content = read_torch(path, STAND_INS)
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not named tensors.")
+    return content
+
+
+def convert(teacher: str, content: Mapping[str, Any], path: Path) -> Imported:
+    """The weights of `teacher` in the `content` of its published file at `path`.
 
     Raises `WeightsError` where a tensor is missing, unknown, of another shape or type, or not finite.
     """
@@ -162,9 +173,8 @@ def read_published(teacher: str, path: Path) -> Imported:
     if publication is None:
         raise InputError(f"{teacher} has no published file: give its weights with {teacher}?weights=FILE.")
     digest = file_digest(path)
-    content = read_torch(path, STAND_INS)
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not {publication.file}.")
+    if publication.sha256 not in (None, digest):
+        raise WeightsError(f"{path} has the SHA-256 {digest}, {publication.file} has {publication.sha256}.")
     try:
         facts = publication.facts(content)
     except ValueError as error:
@@ -174,10 +184,10 @@ def read_published(teacher: str, path: Path) -> Imported:
     _compare(given, expected, layout, f"{path} is not {teacher} as published ({publication.file})")
     kept = {ours: given[name] for name, (ours, _) in expected.items() if ours and name in given and not _counts(ours)}
     _check_values({**kept, **facts.tensors}, path)
-    beside = [name for name in content if place is not None and name != place]
+    beside = [name for name in content if place is not None and name != place and name not in USED]
     unused = [name for name in given if expected[name][0] is None or _counts(name)]
     source = {"file": path.name, "sha256": digest}
-    return Imported(teacher, {**kept, **facts.tensors}, facts.values, _summary(unused, beside), source)
+    return Imported(teacher, {**kept, **facts.tensors}, facts.values, _summary(unused, layout.absent, beside), source)
 
 
 def network_shapes(function: Callable[..., Any]) -> dict[str, Shape]:
@@ -246,10 +256,11 @@ def _check_values(tensors: Mapping[str, Tensor], path: Path) -> None:
             raise WeightsError(f"{path} is damaged: the tensor for {name} holds values that are not finite.")
 
 
-def _summary(tensors: Iterable[str], beside: Iterable[str]) -> tuple[str, ...]:
-    """What was left out, tensors counted by the module they belong to."""
+def _summary(tensors: Iterable[str], groups: Sequence[str], beside: Iterable[str]) -> tuple[str, ...]:
+    """What was left out: tensors counted by the group or module they belong to, then values beside them."""
     counts: dict[str, int] = {}
     for name in tensors:
-        group = "step counters of batch norm" if _counts(name) else name.split(".")[0]
-        counts[group] = counts.get(group, 0) + 1
-    return (*(f"{group} ({count} tensors)" for group, count in counts.items()), *map(str, beside))
+        known = (group.removesuffix(".") for group in groups if name.startswith(group))
+        place = "step counters of batch norm" if _counts(name) else next(known, name.split(".")[0])
+        counts[place] = counts.get(place, 0) + 1
+    return (*(f"{place} ({count} tensors)" for place, count in counts.items()), *map(str, beside))

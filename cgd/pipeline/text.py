@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 _PROTOCOLS = {"labels": "mAP", "easy": "E", "medium": "M", "hard": "H"}
@@ -105,6 +106,65 @@ def store_text(r: Result) -> str:
         for a in r["artifacts"]
     ]
     return "\n".join(lines) or "the store is empty"
+
+
+def teachers_text(r: Result) -> str:
+    """Two lines per published teacher: what is here, and what was published where."""
+    lines = []
+    for entry in r["teachers"]:
+        weights = entry["weights"]
+        if weights["present"]:
+            source = weights.get("source", {})
+            here = f"{weights['file']} is here, from {source.get('file', 'an unknown file')}"
+            here += f" (SHA-256 {source['sha256'][:12]}…)" if source else ""
+        elif "published_file" in weights:
+            here = f"not imported: cgd teachers import {entry['name']} {weights['published_file']}"
+        else:
+            here = "not here"
+        sizes = ", ".join(f"{dim} {form}" for form, dim in entry["dimensions"].items())
+        known = "digest known" if entry["digest_known"] else "no digest published"
+        lines.append(f"{entry['name']:13} {sizes}; {here}")
+        lines.append(f"{'':13} {entry['file']}, {known}: {entry['where']}")
+    others = ", ".join(r["others"])
+    return "\n".join([*lines, f"{'with weights of your own:':13} {others}, or module:function"])
+
+
+def import_text(r: Result) -> str:
+    """What was read, what was written, and what was left out."""
+    source = f"{r['source']['file']} (SHA-256 {r['source']['sha256']})"
+    if "whitening" in r:
+        keys = "\n".join(f"  {kind}: {key}" for kind, key in r["whitening"].items())
+        return f"whitening of {r['teacher']} from {source}: {r['dim_in']} to {r['dim_out']} dimensions\n{keys}"
+    facts = ", ".join(f"{k} {v}" for k, v in r["facts"].items()) or "none"
+    return (
+        f"{r['written']}: {r['tensors']} tensors of {r['teacher']} from {source}\n"
+        f"  kept beside them: {facts}\n  dropped: {', '.join(r['dropped']) or 'nothing'}\n"
+        f"next: cgd teachers check {r['teacher']} --weights {Path(r['written']).parent}"
+    )
+
+
+def check_text(results: Sequence[Result]) -> str:
+    """A line per teacher, then one per descriptor that was compared."""
+    lines = []
+    for r in results:
+        verdict = "right" if r["passed"] else "WRONG"
+        lines.append(
+            f"{r['teacher']}: {verdict} on {r['device']}; largest difference {r['max_relative_difference']:.1e}, "
+            f"allowed {r['tolerance']:.0e}"
+        )
+        if not r["tensors_as_published"]:
+            lines.append("  the random numbers of this NumPy are not those of the rule: the comparison means nothing")
+        lines += [f"  {name:20} {value:.1e}" for name, value in r["differences"].items()]
+        lines.append(f"  compared with {r['expected']}")
+        if r["weights"]:
+            single = r["weights"]["single_against_double"]
+            said = (
+                "its tensors are the rule's, the ones compared"
+                if single is None
+                else f"{single:.1e} from double precision"
+            )
+            lines.append(f"  {r['weights']['file']}: {said}")
+    return "\n".join(lines)
 
 
 def _render(rows: Sequence[Sequence[str]]) -> str:

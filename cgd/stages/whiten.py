@@ -125,6 +125,36 @@ def apply_whitening(*, store: FeatureStore, whitening: Key, embeddings: Key, oth
     return identity.key
 
 
+def import_whitening(
+    *,
+    store: FeatureStore,
+    whitening: Whitening,
+    label: str,
+    encoder: Mapping[str, Any],
+    source: Mapping[str, str],
+) -> dict[str, Key]:
+    """Keep a whitening that was fitted elsewhere, for each kind of view, by kind; `source` has its file and SHA-256.
+
+    Its authors applied the one that they fitted on crops to full images too, so it is kept under both kinds.
+    """
+    arrays = {"mean": whitening.mean, "projection": whitening.projection, "eigenvalues": whitening.eigenvalues}
+    dataset = source["file"].rpartition(".")[0]
+    keys = {}
+    for kind in (FIXED, CROP):
+        settings = {
+            "imported": source["sha256"],
+            "dataset": dataset,
+            "split": None,
+            "view_kind": kind,
+            "encoder": encoder,
+        }
+        identity = identify("whitening", [dataset, label, kind], VERSION, settings)
+        about = {"label": label, "n_fit": whitening.n_fit, "n_clamped": whitening.n_clamped, "view_kind": kind}
+        about |= {"fitted_on": whitening.view_kind, "source": dict(source)}
+        keys[kind] = store.write_whole(identity, arrays, attributes=about)
+    return keys
+
+
 def fit_and_apply(
     *, store: FeatureStore, teachers: Mapping[str, Mapping[str, Key]], config: WhitenConfig
 ) -> dict[str, tuple[dict[str, WhiteningReport], dict[str, Key]]]:

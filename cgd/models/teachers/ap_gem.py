@@ -26,6 +26,10 @@ _PCA = {"mean": "mean_", "components": "components_", "variance": "explained_var
 class PublishedWhitening(nn.Module):
     """A PCA of the file: `(x - mean) components^T / variance^power`, then l2; (B, 2048) to (B, D)."""
 
+    mean: Tensor
+    components: Tensor
+    variance: Tensor
+
     def __init__(self, tensors: Mapping[str, Tensor], power: float) -> None:
         super().__init__()
         for name in _PCA:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from cgd.models.checkpoints import Checkpoint, fill
 from cgd.models.encoder import Encoder
 from cgd.models.layers import Descriptor, GeM
@@ -14,7 +16,7 @@ from cgd.types import InputSpec
 def mlp(prefix: str, *widths: int) -> dict[str, tuple[int | None, ...]]:
     """Tensors of a projector: linear layers without bias, each with a batch norm, the last one without parameters."""
     shapes: dict[str, tuple[int | None, ...]] = {}
-    for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (before, after) in enumerate(pairwise(widths)):
         shapes[f"{prefix}{3 * number}.weight"] = (after, before)
         norm = f"{prefix}{3 * number + 1}."
         last = number == len(widths) - 2

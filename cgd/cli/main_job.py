@@ -1,0 +1,224 @@
+"""The commands of the main job, from photographs to scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cgd.cli.options import names_in, numbers_in, options, part_of, print_result, recipe_of, running, session_of
+
+
+@click.command("extract-teachers")
+@options("dataset", "name", "teachers", "weights", "device", "workers", "set", "dry-run")
+@click.option("--split", help="Only this split of the data set.")
+@click.option("--views", type=click.IntRange(0), help="Replayable crops beside the fixed view.  [default: 0]")
+@click.option(
+    "--part", default="1/1", show_default=True, help="Only part i of n (i/n) of the shards; machines may share a store."
+)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Arithmetic of the networks.  [default: fp32]"
+)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per forward pass.")
+@click.option("--shard-rows", type=click.IntRange(1), help="Images per shard.  [default: what fits 16 MB]")
+def extract_teachers(**o: Any) -> None:
+    """Let every teacher look at every image once; an interrupted run continues.
+
+    \b
+    cgd extract-teachers --dataset folder:photos --teachers gem --weights weights --views 4
+    """
+    from cgd.pipeline import steps, text
+    from cgd.pipeline.recipe import change
+
+    with running(o):
+        recipe = recipe_of(o)
+        teachers = names_in(o["teachers"]) or recipe.extract.teachers
+        recipe = change(recipe, "extract", teachers=teachers, views=o["views"], precision=o["precision"])
+        session = session_of(o, part=part_of(o["part"]), batch_size=o["batch_size"], shard_rows=o["shard_rows"])
+        images = session.workspace.images(o["dataset"], o["name"], o["split"])
+        if o["dry_run"]:
+            print_result(o, steps.estimate_extraction(session, images, recipe.extract), text.estimate_text)
+            return
+        report = steps.extract_teachers(session, images, recipe.extract)
+        print_result(o, report.as_json(), text.extract_text)
+
+
+@click.command("fit-whitening")
+@options("dataset", "teachers", "set")
+@click.option("--dim", type=click.IntRange(1), help="Dimensions to keep.  [default: 512]")
+@click.option("--kind", type=click.Choice(["pca"]), help="Which whitening.  [default: pca]")
+@click.option("--samples", type=click.IntRange(0), help="Images drawn for the fit, 0 = all.  [default: 0]")
+@click.option("--apply", "apply_key", help="Apply this whitening (a key, or part of one) instead of fitting one.")
+def fit_whitening(**o: Any) -> None:
+    """Fit a whitening per teacher and kind of view, and apply it.
+
+    \b
+    cgd fit-whitening --dataset photos --dim 512
+    """
+    from cgd.pipeline import steps, text
+    from cgd.pipeline.recipe import change
+    from cgd.stages import select
+
+    with running(o):
+        recipe = change(recipe_of(o), "whiten", dim=o["dim"], kind=o["kind"], samples=o["samples"])
+        name, _, split = o["dataset"].partition("@")
+        session = session_of(o)
+        if o["apply_key"]:
+            keys = steps.apply_to(session, o["apply_key"], name, split or None)
+            print_result(
+                o,
+                {view: str(key) for view, key in keys.items()},
+                lambda r: "\n".join(f"{v}: {k}" for v, k in r.items()),
+            )
+            return
+        teachers = select.teachers_of(session.store(), name, split or None, names_in(o["teachers"]))
+        done = steps.fit_whitening(session, teachers, recipe.whiten)
+        result = {label: {kind: r.as_json() for kind, r in reports.items()} for label, (reports, _) in done.items()}
+        print_result(o, result, text.whitening_text)
+
+
+@click.command()
+@options("dataset", "name", "teachers", "weights", "device", "workers", "set", "dry-run")
+@click.option("--whitening", help="Which whitening (part of its key), where there are several.")
+@click.option("--method", help="Distillation method.  [default: whiten-mtd]")
+@click.option("--fusion", help="How teachers are combined.  [default: max-min]")
+@click.option("--student", help="Student network.  [default: resnet18]")
+@click.option("--init", help="Pretrained weights of the student's trunk.")
+@click.option("--epochs", type=click.IntRange(1), help="[default: 200]")
+@click.option("--batch-pairs", type=click.IntRange(2), help="Pairs per batch.  [default: 256]")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the student.")
+def distill(**o: Any) -> None:
+    """Train a student against the stored teachers; the same command continues an interrupted run.
+
+    \b
+    cgd distill --dataset photos --student resnet18 --init resnet18.pth --epochs 20 --out student
+    """
+    from cgd.pipeline import steps, text
+    from cgd.pipeline.recipe import change
+    from cgd.stages import select
+
+    with running(o):
+        fields = ("method", "fusion", "student", "init", "epochs", "batch_pairs")
+        recipe = change(recipe_of(o), "distill", **{name: o[name] for name in fields})
+        session = session_of(o)
+        images = session.workspace.images(o["dataset"], o["name"])
+        vectors = select.whitened_of(
+            session.store(), images.name, images.split, names_in(o["teachers"]), o["whitening"]
+        )
+        if o["dry_run"]:
+            print_result(o, steps.estimate_distillation(session, images, vectors, recipe, o["out"]), text.training_text)
+            return
+        report = steps.distill(session, images, vectors, recipe, o["out"])
+        print_result(o, report.as_json(), text.student_text)
+
+
+@click.command()
+@options("weights", "teachers", "device", "workers", "set", "name")
+@click.option("--student", help="Folder of a student, or its key.")
+@click.option("--benchmark", required=True, help="KIND:PATH the first time, then NAME.")
+@click.option("--whitening", help="Data set (or key) whose whitening the teachers go through.")
+@click.option("--ensemble", is_flag=True, help="Also the mean of the teachers' similarities.")
+@click.option(
+    "--distractors", multiple=True, metavar="KIND:PATH|NAME|random:N", help="Add these to the gallery; repeatable."
+)
+@click.option("--scales", default="", help="Scales of the student, e.g. 1,0.7071,0.5.  [default: its own]")
+@click.option(
+    "--queries", type=click.Choice(["cropped", "full", "both"]), help="Cut queries to their boxes.  [default: cropped]"
+)
+def evaluate(**o: Any) -> None:
+    """Score a student or teachers by mAP, with the protocol beside the score.
+
+    \b
+    cgd evaluate --student student --benchmark roxford5k:data --queries both
+    cgd evaluate --teachers gem --weights weights --whitening photos --benchmark roxford5k:data
+    """
+    from cgd.pipeline import steps, text
+    from cgd.pipeline.recipe import change
+
+    with running(o):
+        recipe = change(recipe_of(o), "evaluate", queries=o["queries"], distractors=o["distractors"] or None)
+        teachers = names_in(o["teachers"])
+        if bool(teachers) == bool(o["student"]):
+            raise click.UsageError("give either --student or --teachers.")
+        session = session_of(o)
+        benchmark = session.workspace.benchmark(o["benchmark"], o["name"])
+        scales = numbers_in(o["scales"], "--scales", float)
+        if o["student"]:
+            sources = [steps.load_student(session, o["student"], scales)]
+        else:
+            sources = steps.teacher_sources(session, teachers)
+        results = steps.evaluate(
+            session,
+            benchmark,
+            sources,
+            recipe.evaluate,
+            whitening=o["whitening"],
+            ensemble=o["ensemble"],
+            extract_config=recipe.extract,
+        )
+
+        print_result(o, results[0] if len(results) == 1 else {"runs": results}, lambda _: text.scores_text(results))
+
+
+@click.command()
+@options("weights", "device", "workers", "set", "dry-run")
+@click.argument("recipe_file", metavar="RECIPE.yaml", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--data", multiple=True, metavar="NAME=KIND:PATH", help="Where a data set of the recipe is; repeatable, remembered."
+)
+@click.option("--seeds", default="", help="Seeds separated by commas: one student each.  [default: the recipe's]")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the students.  [default: runs/<recipe>]"
+)
+def run(**o: Any) -> None:
+    """Run a recipe from photographs to scores; nothing is done twice.
+
+    \b
+    cgd run recipes/grocery.yaml --data grocery=manifest:photos/manifest.csv --weights weights --seeds 0,1,2
+    """
+    from cgd.pipeline import runner, steps, text
+
+    with running(o):
+        recipe = recipe_of(o, o["recipe_file"])
+        session = session_of(o)
+        for item in o["data"]:
+            name, equals, spec = item.partition("=")
+            if not equals:
+                raise click.UsageError(f"--data {item}: expected NAME=KIND:PATH.")
+            session.workspace.introduce(name, spec)
+        if o["dry_run"]:
+            images = session.workspace.images(recipe.data.train)
+            print_result(o, steps.estimate_extraction(session, images, recipe.extract), text.estimate_text)
+            return
+        seeds = numbers_in(o["seeds"], "--seeds", int)
+        report = runner.run(session, recipe, seeds=seeds, out=o["out"] or Path("runs") / o["recipe_file"].stem)
+        print_result(o, report.as_json(), text.run_text)
+
+
+@click.command()
+@options("device", "workers")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder for all of it.",
+)
+def demo(**o: Any) -> None:
+    """Draw small landmarks and run the whole path on them, in a few minutes on a laptop.
+
+    Teachers and student begin untrained: it shows the path, not what trained networks reach.
+
+    \b
+    cgd demo --out demo
+    """
+    from cgd.pipeline import demo as demonstration
+    from cgd.pipeline import text
+    from cgd.pipeline.workspace import Workspace
+
+    with running(o):
+        session = session_of(
+            {**o, "store_url": str(o["out"] / "features.zarr")}, workspace=Workspace(o["out"] / ".cgd/roots.yaml")
+        )
+        print_result(o, demonstration.demo(session, o["out"]).as_json(), text.run_text)

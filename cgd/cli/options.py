@@ -1,0 +1,142 @@
+"""What the commands share: options, a user's problem in one sentence, and results as text or JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cgd.errors import CgdError
+
+if TYPE_CHECKING:
+    from cgd.config import Recipe
+    from cgd.pipeline.steps import Session
+
+Command = Callable[..., Any]
+
+
+class Group(click.Group):
+    """Commands in the order of the work."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(self.commands)
+
+
+def options(*names: str) -> Callable[[Command], Command]:
+    """The shared options `names`, then those of every command."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed([*names, "store", "json", "quiet", "verbose", "debug"]):
+            command = SHARED[name](command)
+        return command
+
+    return decorate
+
+
+SHARED: dict[str, Callable[[Command], Command]] = {
+    "store": click.option(
+        "--store",
+        "store_url",
+        envvar="CGD_STORE",
+        default="./features.zarr",
+        show_default=True,
+        help="Feature store (or CGD_STORE).",
+    ),
+    "json": click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object on standard output and nothing else there."
+    ),
+    "quiet": click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error."),
+    "verbose": click.option("-v", "--verbose", is_flag=True, help="More on standard error."),
+    "debug": click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+    "device": click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:i."),
+    "workers": click.option(
+        "--workers", type=click.IntRange(0), default=2, show_default=True, help="Threads that decode images."
+    ),
+    "weights": click.option(
+        "--weights", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of weights files."
+    ),
+    "dataset": click.option("--dataset", required=True, help="KIND:PATH the first time, then NAME or NAME@SPLIT."),
+    "name": click.option("--name", help="Name of the data set (default: its folder's)."),
+    "set": click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Any setting of the recipe, e.g. distill.epochs=5.",
+    ),
+    "dry-run": click.option("--dry-run", is_flag=True, help="Tell bytes, free disk and expected time; store nothing."),
+    "teachers": click.option(
+        "--teachers", default="", help="Names separated by commas; options after ?, e.g. 'mobilenet-v1?width=0.5'."
+    ),
+}
+
+
+@contextlib.contextmanager
+def running(o: dict[str, Any]) -> Iterator[None]:
+    """Logging to standard error, and a user's problem as one sentence with exit status 1."""
+    level = logging.ERROR if o["quiet"] else logging.DEBUG if o["verbose"] else logging.INFO
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("cgd")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    try:
+        yield
+    except CgdError as error:
+        if o["debug"]:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("interrupted: what was finished is kept; the same command continues.", err=True)
+        sys.exit(1)
+
+
+def session_of(o: dict[str, Any], **extra: Any) -> Session:
+    from cgd.pipeline.steps import Session
+
+    return Session(
+        o["store_url"], weights=o.get("weights"), device=o.get("device", "auto"), workers=o.get("workers", 2), **extra
+    )
+
+
+def recipe_of(o: dict[str, Any], file: Path | None = None) -> Recipe:
+    from cgd.config import Recipe
+    from cgd.pipeline.recipe import override, read_recipe
+
+    return override(read_recipe(file) if file else Recipe(), o.get("settings", ()))
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Names separated by commas; a comma between digits belongs to an option such as `mean=0.5,0.5,0.5`."""
+    names: list[str] = []
+    for part in filter(None, text.split(",")):
+        if names and part.split("&")[0].replace(".", "").replace("e-", "").isdigit():
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    return tuple(names)
+
+
+def numbers_in(text: str, option: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(v) for v in filter(None, text.split(",")))
+    except ValueError:
+        raise click.UsageError(f"{option} {text}: expected numbers separated by commas.") from None
+
+
+def part_of(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise click.UsageError(f"--part {text}: expected i/n with 1 <= i <= n.")
+    return int(index), int(count)
+
+
+def print_result(o: dict[str, Any], result: dict[str, Any], as_text: Callable[[dict[str, Any]], str]) -> None:
+    click.echo(json.dumps(result, ensure_ascii=False) if o["as_json"] else as_text(result))

@@ -212,7 +212,7 @@ def test_a_listing_has_every_artifact_once_and_all_are_sealed(flow: Flow) -> Non
     assert {flow.object("extract")["teachers"][LABEL]["key"], flow.object("distill")["key"]} <= set(keys)
     assert {a["sealed"] for a in artifacts} == {True}
     assert {k.partition("/")[0] for k in keys} == {
-        "images", "embeddings", "whitening", "whitened", "students", "scores",
+        "images", "canaries", "embeddings", "whitening", "whitened", "students", "scores",
     }  # fmt: skip
 
 

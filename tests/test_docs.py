@@ -20,6 +20,10 @@ from cgd.store.layout import LAYOUT
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 RECIPES = sorted(ROOT.glob("recipes/*.yaml"))
+FILES = (  # that commands in the documents are given
+    "gl18-tl-resnet101-gem-w-a4d43db.pth",
+    "resnet101_dolg_pca_512d_gldv2_512x512_p3_global_randcrop.pt",
+)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -63,6 +67,8 @@ def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "DIR").mkdir()
     (tmp_path / "RECIPE.yaml").write_text("")
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    for name in FILES:
+        (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

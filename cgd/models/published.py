@@ -10,6 +10,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -190,7 +191,8 @@ def convert(teacher: str, content: Mapping[str, Any], path: Path) -> Imported:
     return Imported(teacher, {**kept, **facts.tensors}, facts.values, _summary(unused, layout.absent, beside), source)
 
 
-def network_shapes(function: Callable[..., Any]) -> dict[str, Shape]:
+@cache
+def network_shapes(function: Callable[..., Any]) -> Mapping[str, Shape]:
     """Names and shapes of all tensors a teacher may use, without making them."""
     with torch.device("meta"):
         return {name: tuple(t.shape) for name, t in function(None, None).network.state_dict().items()}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,14 +25,34 @@ from cgd.types import ImageList, InputSpec
 
 Block = dict[str, np.ndarray]
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class Tally:
-    """Descriptors an encoder has made, and seconds inside its network."""
+    """Descriptors an encoder has made, seconds inside its network, and the batch that fits into memory, if known."""
 
     embedded: int = 0
     seconds: float = 0.0
+    fits: int | None = None
+
+
+@dataclass
+class Meter:
+    """A progress bar or none, and the seconds in which the networks waited for images to be read and decoded."""
+
+    bar: Any = None
+    waited: float = 0.0
+
+    def next(self, loaded: Iterator[_Loaded]) -> _Loaded:
+        started = time.perf_counter()
+        one = next(loaded)
+        self.waited += time.perf_counter() - started
+        return one
+
+    def done(self, images: int) -> None:
+        if self.bar is not None:
+            self.bar.update(images)
 
 
 @dataclass(frozen=True)
@@ -78,8 +99,19 @@ def policy_of(config: ExtractConfig) -> ViewPolicy:
     return ViewPolicy(config.crop_area, config.crop_aspect, config.flip)
 
 
+def read_row(images: ImageList, row: int) -> DecodedImage:
+    """The image file of a row."""
+    return read_image(images.root, images.paths[row])
+
+
 def embed_rows(
-    rows: range, looks: Sequence[Look], images: ImageList, config: ExtractConfig, compute: Compute, bar: Any
+    rows: range,
+    looks: Sequence[Look],
+    images: ImageList,
+    config: ExtractConfig,
+    compute: Compute,
+    meter: Meter,
+    read: Callable[[ImageList, int], DecodedImage] = read_row,
 ) -> list[Block]:
     """The arrays of an `embeddings` shard for each look. Batches never cross the borders of `rows`.
 
@@ -89,9 +121,11 @@ def embed_rows(
     waiting: dict[tuple[int, tuple[tuple[int, ...], ...]], list[tuple[int, list[np.ndarray]]]] = defaultdict(list)
 
     def load(row: int) -> _Loaded:
-        return _load(row, looks, images, config)
+        return _load(read(images, row), row, looks, images, config)
 
-    for place, loaded in enumerate(ahead(load, rows, compute.workers, 2 * compute.workers)):
+    stream = ahead(load, rows, compute.workers, 2 * compute.workers)
+    for place in range(len(rows)):
+        loaded = meter.next(stream)
         for number, (look, block) in enumerate(zip(looks, blocks, strict=True)):
             block["digests"][place] = loaded.digest
             block["reasons"][place] = loaded.reason
@@ -105,14 +139,13 @@ def embed_rows(
             waiting[bucket].append((place, arrays))
             if len(waiting[bucket]) == compute.batch_size:
                 _flush(look, block, waiting.pop(bucket), config.precision, compute)
-        bar.update(1)
+        meter.done(1)
     for (number, _), items in waiting.items():
         _flush(looks[number], blocks[number], items, config.precision, compute)
     return blocks
 
 
-def _load(row: int, looks: Sequence[Look], images: ImageList, config: ExtractConfig) -> _Loaded:
-    decoded = read_image(images.root, images.paths[row])
+def _load(decoded: DecodedImage, row: int, looks: Sequence[Look], images: ImageList, config: ExtractConfig) -> _Loaded:
     loaded = _Loaded(decoded.digest, decoded.reason, {}, {})
     if decoded.image is not None:
         for look in looks:
@@ -143,34 +176,61 @@ def _pixels(
 def _flush(
     look: Look, block: Block, items: Sequence[tuple[int, list[np.ndarray]]], precision: str, compute: Compute
 ) -> None:
-    """Embed a batch and put it in its places."""
-    places, arrays = zip(*items, strict=True)
-    name, first = look.encoder.name, block["ids"][places[0]]
+    """Embed a batch and put it in its places; where memory runs out, in halves, and so from then on."""
     started = time.perf_counter()
-    try:
-        vectors = _forward(look.encoder, arrays, precision, compute.device)
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"{name} needs more memory than {compute.device} has: lower --batch-size ({compute.batch_size})."
-        ) from error
-    except (RuntimeError, AssertionError) as error:  # a network refuses an image of a size it was not made for
-        height, width = arrays[0][0].shape[1:]
-        raise InputError(
-            f"{name} cannot take the image '{first}' at {width} x {height} pixels ({str(error).splitlines()[0]}): "
-            "give it another size, or enlarge=true."
-        ) from error
+    while items:
+        size = min(len(items), look.tally.fits or compute.batch_size)
+        places, arrays = zip(*items[:size], strict=True)
+        vectors = _try_forward(look, block["ids"][places[0]], arrays, precision, compute)
+        if vectors is None:
+            continue
+        items = items[size:]
+        look.tally.embedded += size
+        finite = np.isfinite(vectors).all(axis=(1, 2))
+        if not finite.all():
+            worst = block["ids"][places[int(np.argmin(finite))]]
+            raise InputError(
+                f"{look.encoder.name} gives values that are not finite for the image '{worst}': use --precision fp32."
+            )
+        block["vectors"][list(places)] = vectors
     look.tally.seconds += time.perf_counter() - started
-    look.tally.embedded += len(places)
-    finite = np.isfinite(vectors).all(axis=(1, 2))
-    if not finite.all():
-        worst = block["ids"][places[int(np.argmin(finite))]]
-        raise InputError(f"{name} gives values that are not finite for the image '{worst}': use --precision fp32.")
-    block["vectors"][list(places)] = vectors
+
+
+def _try_forward(
+    look: Look, first: str, arrays: Sequence[list[np.ndarray]], precision: str, compute: Compute
+) -> np.ndarray | None:
+    """(B, S, D) float32, or None where memory ran out and a smaller batch is to be tried."""
+    name = look.encoder.name
+    try:
+        return _forward(look.encoder, arrays, precision, compute.device)
+    except (RuntimeError, AssertionError) as error:
+        if not _out_of_memory(error):  # a network refuses an image of a size it was not made for
+            height, width = arrays[0][0].shape[1:]
+            raise InputError(
+                f"{name} cannot take the image '{first}' at {width} x {height} pixels ({str(error).splitlines()[0]}): "
+                "give it another size, or enlarge=true."
+            ) from error
+        if len(arrays) == 1:
+            raise InputError(
+                f"{name} needs more memory than {compute.device} has for one image, '{first}': give it a smaller size."
+            ) from error
+    look.tally.fits = len(arrays) // 2
+    if compute.device.type == "cuda":
+        torch.cuda.empty_cache()
+    log.warning("%s: out of memory with %d images at once; going on with %d", name, len(arrays), look.tally.fits)
+    return None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """A GPU says so by a type of its own, the CPU's allocator in words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _forward(encoder: Encoder, items: Sequence[list[np.ndarray]], precision: str, device: torch.device) -> np.ndarray:
     """(B, S, D) float32 of B images that each bring one array, or one per scale."""
     tensors = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*items, strict=True)]
+    if device.type == "cuda":
+        tensors = [t.pin_memory() for t in tensors]  # copied while the network works
     tensors = [t.to(device, non_blocking=True, memory_format=torch.channels_last) for t in tensors]
     kind = _PRECISIONS.get(precision)
     with torch.inference_mode(), torch.autocast(device.type, dtype=kind, enabled=kind is not None):

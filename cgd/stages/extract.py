@@ -20,7 +20,8 @@ from cgd.errors import InputError, StoreError
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
 from cgd.progress import progress
-from cgd.stages.embed import Look, Tally, embed_rows, policy_of
+from cgd.stages.canaries import check_canaries
+from cgd.stages.embed import Look, Meter, Tally, embed_rows, policy_of
 from cgd.stages.images import check_same_images, store_images
 from cgd.store import layout
 from cgd.store.feature_store import FeatureStore
@@ -28,7 +29,7 @@ from cgd.store.keys import Identity, canonical, identify, ids_digest, sha256
 from cgd.store.writer import Writer
 from cgd.types import ImageList, Key
 
-VERSION = 1
+VERSION = 2  # 2: sides as Pillow's thumbnail and torchvision's Resize round them
 SAMPLE_IMAGES = 16
 log = logging.getLogger(__name__)
 
@@ -50,12 +51,16 @@ class EncoderReport:
 
 @dataclass
 class ExtractReport:
-    """Counts of the images, the failures with their reasons, and a report per encoder's label."""
+    """Counts of the images, the failures with their reasons, and a report per encoder's label.
+
+    `waiting` is the share of the time in which the networks waited for images to be read and decoded.
+    """
 
     images: int
     failed: dict[str, str]
     encoders: dict[str, EncoderReport]
     images_per_second: float = 0.0
+    waiting: float = 0.0
 
     @property
     def valid(self) -> int:
@@ -68,6 +73,7 @@ class ExtractReport:
             "valid": self.valid,
             "failed": [{"id": i, "reason": r} for i, r in self.failed.items()],
             "images_per_second": self.images_per_second,
+            "waiting_for_images": self.waiting,
             "teachers": {
                 label: {
                     "key": str(next(iter(e.keys.values()))),
@@ -136,13 +142,17 @@ def extract(
     for each in wanted:
         report.encoders[each.source.label].keys[each.view] = each.identity.key
     check_same_images(store, images)
-    store_images(store, images)
     finished = [w for w in wanted if store.is_sealed(w.identity.key)]
     for each in finished:
         report.encoders[each.source.label].shards_skipped += store.get(each.identity.key).shard_count
     unsealed = [w for w in wanted if w not in finished]
+    looks = _looks(unsealed, {label: e.tally for label, e in report.encoders.items()}, compute)
+    if unsealed:  # whatever is refused is refused before anything is written
+        _check_space(store, images, looks)
+        check_canaries(store, list(zip((w.source for w in unsealed), looks, strict=True)), config, compute)
+    store_images(store, images)
     if unsealed:
-        _run(_open(store, images, unsealed, report, compute), images, config, compute, report)
+        _run(_open(store, images, unsealed, looks, compute), images, config, compute, report)
     report.failed.update(_failures(store, wanted))
     return report
 
@@ -167,7 +177,7 @@ def estimate(
     with progress(2 * sample, "measuring") as bar:
         for _ in range(2):  # the first pass warms up
             started = time.perf_counter()
-            embed_rows(range(sample), looks, images, config, compute, bar)
+            embed_rows(range(sample), looks, images, config, compute, Meter(bar))
             seconds = time.perf_counter() - started
     rate = sample / seconds
     return {**result, "bytes": _bytes(images, looks), "images_per_second": rate, "seconds": len(images) / rate}
@@ -192,20 +202,26 @@ def _looks(wanted: Sequence[_Wanted], tallies: dict[str, Tally], compute: Comput
             log.debug("loading %s", source.text)
             encoder = source.build().to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             encoders[source.label] = encoder.eval()
+    for each in wanted:
+        if each.view == CROPPED and encoders[each.source.label].input_spec.query_crop == "none":
+            raise InputError(f"{each.source.label} ignores the boxes of queries (query_crop=none): use --queries full.")
     return [Look(encoders[w.source.label], w.view, tallies[w.source.label]) for w in wanted]
 
 
-def _open(
-    store: FeatureStore, images: ImageList, unsealed: Sequence[_Wanted], report: ExtractReport, compute: Compute
-) -> list[_Job]:
-    """A writer for each artifact, all cut at the same rows; refuses where the disk is too small."""
-    looks = _looks(unsealed, {label: e.tally for label, e in report.encoders.items()}, compute)
+def _check_space(store: FeatureStore, images: ImageList, looks: Sequence[Look]) -> None:
+    """Refuse early where the disk is too small."""
     needed, free = _bytes(images, looks), _free(store)
     if needed > free:
         raise StoreError(
             f"these embeddings need {needed / 1e9:.2f} GB, the store {store.files.root} has {free / 1e9:.2f} GB free; "
             "nothing was written: free space, or name another --store."
         )
+
+
+def _open(
+    store: FeatureStore, images: ImageList, unsealed: Sequence[_Wanted], looks: Sequence[Look], compute: Compute
+) -> list[_Job]:
+    """A writer for each artifact, all cut at the same rows."""
     count = len(images)
     widest = max(4 * int(np.prod(look.shapes(count)["vectors"][1:])) for look in looks)
     rows = compute.shard_rows or layout.shard_rows(count, widest)
@@ -228,20 +244,27 @@ def _run(
     cuts: dict[int, list[_Job]] = defaultdict(list)  # artifacts begun with another cut keep theirs
     for job in jobs:
         cuts[job.writer.shard_rows].append(job)
-    started, done = time.perf_counter(), 0
+    started, done, meter = time.perf_counter(), 0, Meter()
     for group in cuts.values():
-        done += _run_group(group, images, config, compute, report)
+        done += _run_group(group, images, config, compute, report, meter)
         for job in group:
             if not job.writer.missing():
                 job.writer.seal()
     seconds = time.perf_counter() - started
     report.images_per_second = done / seconds
+    report.waiting = meter.waited / seconds
     rate = f"{done} images in {seconds:.1f} s, {report.images_per_second:.1f} images/s"
+    rate += f", {100 * report.waiting:.0f} % of the time waiting for images"
     log.info("%s: %s for %d artifacts", images.title, rate, len(jobs))
 
 
 def _run_group(
-    group: Sequence[_Job], images: ImageList, config: ExtractConfig, compute: Compute, report: ExtractReport
+    group: Sequence[_Job],
+    images: ImageList,
+    config: ExtractConfig,
+    compute: Compute,
+    report: ExtractReport,
+    meter: Meter,
 ) -> int:
     """The shards of artifacts that are cut alike; how many images were read."""
     index, count = compute.part
@@ -252,10 +275,10 @@ def _run_group(
         report.encoders[job.wanted.source.label].shards_skipped += len(skipped)
     todo = [s for s in mine if any(s in job.missing for job in group)]
     total = sum(len(cut.shard_range(s)) for s in todo)
-    with progress(total, f"{images.title}, {len(group)} artifacts") as bar:
+    with progress(total, f"{images.title}, {len(group)} artifacts") as meter.bar:
         for shard in todo:
             needing = [job for job in group if shard in job.missing]
-            blocks = embed_rows(cut.shard_range(shard), [j.look for j in needing], images, config, compute, bar)
+            blocks = embed_rows(cut.shard_range(shard), [j.look for j in needing], images, config, compute, meter)
             for job, block in zip(needing, blocks, strict=True):
                 job.writer.write(shard, block)
                 report.encoders[job.wanted.source.label].shards_written += 1

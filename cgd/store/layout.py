@@ -58,6 +58,7 @@ LAYOUT: Mapping[str, tuple[Array, ...]] = {
     ),
     "whitened": (_IDS, Array("vectors", ("image", "dim"), "float16", _NAN), _VALID, _DIGESTS, _VIEWS),
     "students": (),  # files only: model.safetensors, recipe.json, log.jsonl
+    "canaries": (Array("vectors", ("image", "scale", "dim"), "float32", _NAN),),
     "scores": (
         Array("queries", ("query",), "str", ""),
         Array("average_precision", ("protocol", "query"), "float64", _NAN),

@@ -11,6 +11,7 @@ from cgd.store.feature_store import FeatureStore
 STORE = "features.zarr"
 WRITTEN = ("images/lm-train", "embeddings/lm-train.mobilenet")
 VIEWS, SHARDS = 2, 6
+ARTIFACTS = 1 + 2 * VIEWS  # the image list; embeddings and canaries of each view
 
 
 def verified(folder):
@@ -42,7 +43,7 @@ def alone(undisturbed, tree):
 def test_two_processes_at_once_leave_what_one_leaves(command, extract, alone, tree, tmp_path):
     outcomes = command.together(tmp_path, [extract, extract])
     assert [o.code for o in outcomes] == [0, 0], outcomes
-    assert verified(tmp_path) == 1 + VIEWS
+    assert verified(tmp_path) == ARTIFACTS
     assert tree(tmp_path / STORE, *WRITTEN) == alone
     assert sum(shards(outcomes, "written")) >= VIEWS * SHARDS
 
@@ -51,7 +52,7 @@ def test_three_parts_at_once_leave_what_one_process_leaves(command, extract, alo
     outcomes = command.together(tmp_path, [[*extract, f"--part={n}/3"] for n in (1, 2, 3)])
     assert [o.code for o in outcomes] == [0, 0, 0], outcomes
     assert shards(outcomes, "written") == [4, 4, 4]
-    assert verified(tmp_path) == 1 + VIEWS
+    assert verified(tmp_path) == ARTIFACTS
     assert tree(tmp_path / STORE, *WRITTEN) == alone
 
 
@@ -65,5 +66,5 @@ def test_parts_one_after_the_other_in_any_order(command, extract, alone, tree, t
         assert sorted(int(r.stem) for r in receipts) == [1, 3, 5]
     first = command(tmp_path, [*extract, "--part=1/2"])
     assert shards([second, first], "written") == [6, 6]
-    assert verified(tmp_path) == 1 + VIEWS
+    assert verified(tmp_path) == ARTIFACTS
     assert tree(tmp_path / STORE, *WRITTEN) == alone

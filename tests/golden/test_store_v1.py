@@ -15,6 +15,7 @@ from cgd.store.layout import LAYOUT
 STORE = Path(__file__).with_name("store_v1")
 MADE = runpy.run_path(str(STORE.with_name("make_store_v1.py")))
 CONTENTS = MADE["contents"]()
+LATER = {"canaries"}  # kinds that joined the format after this store was written
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def store():
 
 
 def test_it_holds_one_sealed_artifact_of_every_kind(store):
-    assert CONTENTS.keys() == LAYOUT.keys()
+    assert LAYOUT.keys() - CONTENTS.keys() == LATER
     assert [(e.key.kind, e.sealed) for e in store.entries()] == [(kind, True) for kind in sorted(CONTENTS)]
 
 

@@ -8,7 +8,8 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -112,7 +113,7 @@ def read_torch(path: Path, stand_ins: Sequence[Any] = ()) -> Any:
     if inside := _packed(path):
         raise WeightsError(f"{path} is an archive that holds {inside}: unpack it and give that file.")
     try:
-        with torch.serialization.safe_globals(list(stand_ins)):
+        with _only(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
@@ -120,6 +121,19 @@ def read_torch(path: Path, stand_ins: Sequence[Any] = ()) -> Any:
         ) from error
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
+
+
+@contextmanager
+def _only(stand_ins: Sequence[Any]) -> Iterator[None]:
+    """Let torch's unpickler build `stand_ins`, and nothing that other libraries have allowed for themselves."""
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        torch.serialization.add_safe_globals(list(stand_ins))
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(others)
 
 
 def _packed(path: Path) -> str | None:

@@ -80,6 +80,36 @@ def test_sizes_follow_the_rule_of_the_specification(
     assert pixels.shape == (3, after[1], after[0])
 
 
+@pytest.mark.parametrize("size", [(641, 480), (480, 641), (1001, 333), (97, 131), (65, 64), (33, 32), (2000, 7)])
+@pytest.mark.parametrize("limit", [32, 61, 64])
+def test_the_longest_side_is_bounded_as_pillows_thumbnail_does(size: tuple[int, int], limit: int) -> None:
+    expected = noise(*size)
+    expected.thumbnail((limit, limit), FILTERS["lanczos"], reducing_gap=None)
+    (pixels,) = full_pixels(noise(*size), spec(size=limit, resize="longest", filter="lanczos"))
+    np.testing.assert_allclose(pixels, naive(expected), atol=2e-6)
+
+
+def test_a_cut_query_shrinks_to_whole_pixels_below_its_limit() -> None:
+    """cnnimageretrieval-pytorch: the limit times the longer side of the cut over that of the full image, then floor."""
+    image = noise(300, 200)
+    box = (10, 20, 210, 150)  # 64 * 200 / 300 = 42.67
+    (pixels,) = full_pixels(image, spec(size=64, resize="longest"), box)
+    expected = image.crop(box)
+    expected.thumbnail((64 * 200 / 300,) * 2, FILTERS["bilinear"], reducing_gap=None)
+    assert expected.width == 42
+    np.testing.assert_allclose(pixels, naive(expected), atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (33, 100), (20, 20), (31, 17)])
+def test_shorter_side_and_centre_as_torchvision_has_them(size: tuple[int, int]) -> None:
+    from torchvision import transforms as reference
+
+    chain = reference.Compose([reference.Resize(32), reference.CenterCrop(28)])
+    chosen = spec(size=32, resize="shortest", enlarge=True, centre_crop=28)
+    (pixels,) = full_pixels(noise(*size), chosen)
+    np.testing.assert_allclose(pixels, naive(chain(noise(*size))), atol=2e-6)
+
+
 @pytest.mark.parametrize("name", FILTERS)
 def test_pixels_are_resized_with_the_filter_of_the_specification(name: str) -> None:
     image = noise(64, 48)

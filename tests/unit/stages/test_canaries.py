@@ -1,4 +1,4 @@
-"""Canaries in an extraction: kept once, compared by every later run, a difference refused before anything is written."""
+"""Canaries in an extraction: kept once, compared by every later run, and refused before anything is written."""
 
 from __future__ import annotations
 

@@ -40,4 +40,4 @@ def report(title: str, result: Mapping[str, Any]) -> None:
         return
     print(title)
     for name, value in result.items():
-        print(f"  {name:28} {value:.4g}" if isinstance(value, float) else f"  {name:28} {value}")
+        print(f"  {name:34} {value:.4g}" if isinstance(value, float) else f"  {name:34} {value}")

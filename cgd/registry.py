@@ -164,7 +164,8 @@ def bind(function: Callable[..., Any], options: Mapping[str, str], text: str) ->
     for key, value in options.items():
         if key not in parameters:
             raise InputError(f"'{text}': {unknown('option', key, parameters)}")
-        converted = convert(value, hints[key], f"'{text}': option '{key}'")
+        hint = hints.get(key, type(parameters[key].default))  # others' functions may lack annotations
+        converted = convert(value, hint, f"'{text}': option '{key}'")
         if converted != parameters[key].default:
             bound[key] = converted
     return bound

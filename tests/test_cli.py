@@ -1,7 +1,6 @@
 """The command line as a contract: what is imported, what is printed where, and with which exit status."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -60,16 +59,6 @@ class Flow:
     def object(self, name: str) -> dict[str, Any]:
         assert self.results[name].exit_code == 0, self.results[name].output
         return only_object(self.results[name].stdout)
-
-
-@pytest.fixture(autouse=True)
-def _log() -> Iterator[None]:
-    """Commands install a handler of their own; it ends with the test."""
-    logger = logging.getLogger("cgd")
-    handlers, level = logger.handlers[:], logger.level
-    yield
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
 
 
 @pytest.fixture(scope="module")

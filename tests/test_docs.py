@@ -11,9 +11,11 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 from cgd.cli import cli
+from cgd.models.load import teacher
 from cgd.pipeline.recipe import read_recipe
 from cgd.store.layout import LAYOUT
 
@@ -95,12 +97,23 @@ def test_shell_blocks_say_why_they_are_not_run_and_parse(page: str, text: str) -
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_code_blocks_are_of_a_kind_that_is_checked(page: Path) -> None:
-    assert {language for language, _ in BLOCK.findall(page.read_text())} <= {"sh", "json", "text"}
+    assert {language for language, _ in BLOCK.findall(page.read_text())} <= {"sh", "json", "text", "python"}
 
 
 @pytest.mark.parametrize(("page", "text"), list(blocks("json")))
 def test_json_blocks_are_json(page: str, text: str) -> None:
     assert json.loads(text), page
+
+
+@pytest.mark.parametrize(("page", "text"), list(blocks("python")))
+def test_python_blocks_run(page: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a file of the working directory; the functions it defines are teachers."""
+    monkeypatch.chdir(tmp_path)
+    name = f"block_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    for function in re.findall(r"^def (\w+)\(argument", text, re.MULTILINE):
+        encoder = teacher(f"{name}:{function}?weights=random", None).build()
+        assert encoder.embed([torch.zeros(1, 3, 64, 64)]).shape == (1, 1, encoder.embed_dim), page
 
 
 @pytest.mark.usefixtures("user_folder")

@@ -202,7 +202,7 @@ def _try_forward(
     """(B, S, D) float32, or None where memory ran out and a smaller batch is to be tried."""
     name = look.encoder.name
     try:
-        return _forward(look.encoder, arrays, precision, compute.device)
+        return _forward(look, arrays, precision, compute.device)
     except (RuntimeError, AssertionError) as error:
         if not _out_of_memory(error):  # a network refuses an image of a size it was not made for
             height, width = arrays[0][0].shape[1:]
@@ -226,16 +226,18 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _forward(encoder: Encoder, items: Sequence[list[np.ndarray]], precision: str, device: torch.device) -> np.ndarray:
-    """(B, S, D) float32 of B images that each bring one array, or one per scale."""
+def _forward(look: Look, items: Sequence[list[np.ndarray]], precision: str, device: torch.device) -> np.ndarray:
+    """(B, S, D) float32 of B images that each bring one array, or one per scale; a crop is seen at one scale."""
     tensors = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*items, strict=True)]
     if device.type == "cuda":
         tensors = [t.pin_memory() for t in tensors]  # copied while the network works
     tensors = [t.to(device, non_blocking=True, memory_format=torch.channels_last) for t in tensors]
     kind = _PRECISIONS.get(precision)
     with torch.inference_mode(), torch.autocast(device.type, dtype=kind, enabled=kind is not None):
-        vectors: np.ndarray = encoder.embed(tensors).float().cpu().numpy()
-    return vectors
+        crop = view_kind(look.view) == CROP
+        vectors = look.encoder(tensors[0])[:, None] if crop else look.encoder.embed(tensors)
+        found: np.ndarray = vectors.float().cpu().numpy()
+    return found
 
 
 def _empty(rows: range, look: Look, images: ImageList) -> Block:

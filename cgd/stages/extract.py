@@ -253,9 +253,8 @@ def _run(
     seconds = time.perf_counter() - started
     report.images_per_second = done / seconds
     report.waiting = meter.waited / seconds
-    rate = f"{done} images in {seconds:.1f} s, {report.images_per_second:.1f} images/s"
-    rate += f", {100 * report.waiting:.0f} % of the time waiting for images"
-    log.info("%s: %s for %d artifacts", images.title, rate, len(jobs))
+    rate = f"{done} images for {len(jobs)} artifacts in {seconds:.1f} s, {report.images_per_second:.1f} images/s"
+    log.info("%s: %s, %.0f %% of the time waiting for images", images.title, rate, 100 * report.waiting)
 
 
 def _run_group(

@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from cgd import registry
+from cgd.config import ExtractConfig
+from cgd.data.datasets import open_benchmark
 from cgd.models import load
+from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
+from cgd.stages.embed import Look, Meter, embed_rows
 
 ARGUMENTS = {"timm": "timm:resnet10t"}
 
@@ -80,3 +84,18 @@ def test_a_student_learns_at_any_dimension(name: str) -> None:
     loss = encoder(torch.ones(2, 3, 64, 64)).square().sum()
     loss.backward()
     assert all(p.grad is not None for p in encoder.parameters())
+
+
+@pytest.mark.parametrize(("make", "name"), SOURCES)
+def test_every_view_of_an_image_is_embedded_as_its_artifact_declares(make, name, drawn) -> None:
+    """The full image at every scale of the network, a query cut to its box, and a crop at one scale."""
+    images = open_benchmark(f"manifest:{drawn / 'manifest.csv'}", "lm").queries
+    encoder = make(name).build().eval()
+    looks = [Look(encoder, view) for view in ("fixed", "cropped", "crop-1")]
+    compute = Compute(torch.device("cpu"), workers=0, batch_size=2)
+    blocks = embed_rows(range(1), looks, images, ExtractConfig(crop_size=224), compute, Meter())
+    scales = len(encoder.input_spec.scales)
+    for look, block, count in zip(looks, blocks, (scales, scales, 1), strict=True):
+        assert block["vectors"].shape == look.shapes(1)["vectors"] == (1, count, encoder.embed_dim)
+        assert np.isfinite(block["vectors"]).all()
+        assert block["valid"].all()

@@ -1,7 +1,6 @@
 """What a user can get wrong, through the command line: one sentence, no traceback, and nothing stored is lost."""
 
 import json
-import logging
 import os
 import pickle
 import shutil
@@ -58,16 +57,6 @@ def accepted(*arguments: str) -> dict[str, Any]:
 
 def sealed(root: Path) -> list[Key]:
     return [e.key for e in FeatureStore.open(root).entries() if e.sealed]
-
-
-@pytest.fixture(autouse=True)
-def _log() -> Iterator[None]:
-    """Commands install a handler of their own; it ends with the test."""
-    logger = logging.getLogger("cgd")
-    before = logger.handlers[:], logger.level
-    yield
-    logger.handlers[:], _ = before
-    logger.setLevel(before[1])
 
 
 @pytest.fixture(scope="module")

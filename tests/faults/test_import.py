@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,6 @@ from cgd.types import Key
 TEACHERS = sorted(published_teachers())
 R101 = {"gem": "r101_gem", "ap-gem": "r101_ap_gem", "solar": "r101_solar", "delg": "r101_delg", "dolg": "r101_dolg"}
 State = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def _log() -> Iterator[None]:
-    """Commands install a handler of their own; it ends with the test."""
-    logger = logging.getLogger("cgd")
-    before = logger.handlers[:], logger.level
-    yield
-    logger.handlers[:], _ = before
-    logger.setLevel(before[1])
 
 
 def cgd(*arguments: Any) -> Result:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from cgd.models.checkpoints import Checkpoint, fill
+from cgd.models.checkpoints import Checkpoint
 from cgd.models.encoder import Encoder
-from cgd.models.layers import Descriptor, GeM
-from cgd.models.published import Layout, Publication, facts_of, published
-from cgd.models.teachers.mocov3 import imagenet_input
-from cgd.models.trunks import torchvision_names, torchvision_resnet
+from cgd.models.published import Layout, Publication, published
+from cgd.models.teachers.mocov3 import average_pooled_resnet50
+from cgd.models.trunks import torchvision_names
 from cgd.registry import plugin
 
 _FOLDER = (
@@ -46,9 +45,4 @@ def barlow_twins(
     argument: str | None, checkpoint: Checkpoint | None, *, weights: str = "barlow-twins.safetensors"
 ) -> Encoder:
     """2048 values, not normalised: the average-pooled trunk, without projector (methods.md 1.8, 1.11)."""
-    facts_of(checkpoint, "barlow-twins")
-    trunk, channels = torchvision_resnet("resnet50", None)
-    network = Descriptor(trunk, channels, GeM(1.0), 0)
-    if checkpoint is not None:
-        fill(network, checkpoint)
-    return Encoder("barlow-twins", network, imagenet_input(), channels)
+    return average_pooled_resnet50("barlow-twins", checkpoint)

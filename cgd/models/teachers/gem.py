@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
+from torch import nn
+
 from cgd.models.checkpoints import Checkpoint, fill
 from cgd.models.encoder import Encoder
 from cgd.models.layers import Descriptor, unit_cirtorch
@@ -53,14 +55,19 @@ def gem(
     Longer side at most 1024 (Lanczos), scales 1, sqrt 2, 1/sqrt 2, a cut query keeps its scale; mean and deviation
     are the file's. `form=whiten-mtd`: exponent 3, no last l2, unresized images at scales 1, 1/sqrt 2, 1/2.
     """
+    trunk, _ = torchvision_resnet("resnet101", None)
+    return cirtorch_encoder("gem", trunk, checkpoint, form)
+
+
+def cirtorch_encoder(name: str, trunk: nn.Module, checkpoint: Checkpoint | None, form: Form) -> Encoder:
+    """The head and the pixels that GeM and SOLAR share, on a trunk of 2048 channels."""
     pool, unused = stored_exponent(checkpoint, form)
-    normal: dict[str, Any] = normalisation(facts_of(checkpoint, "gem"))
-    trunk, channels = torchvision_resnet("resnet101", None)
+    normal: dict[str, Any] = normalisation(facts_of(checkpoint, name))
     if form == "whiten-mtd":
-        network, spec = Descriptor(trunk, channels, pool, 2048), whiten_mtd_input(**normal)
+        network, spec = Descriptor(trunk, 2048, pool, 2048), whiten_mtd_input(**normal)
     else:
-        network = Descriptor(trunk, channels, pool, 2048, before=unit_cirtorch, after=unit_cirtorch)
+        network = Descriptor(trunk, 2048, pool, 2048, before=unit_cirtorch, after=unit_cirtorch)
         spec = InputSpec(size=1024, resize="longest", filter="lanczos", scales=(1.0, sqrt(2), 1 / sqrt(2)), **normal)
     if checkpoint is not None:
         fill(network, checkpoint, drop=unused)
-    return Encoder("gem", network, spec, 2048)
+    return Encoder(name, network, spec, 2048)

@@ -25,11 +25,6 @@ def mlp(prefix: str, *widths: int) -> dict[str, tuple[int | None, ...]]:
     return shapes
 
 
-def imagenet_input() -> InputSpec:
-    """Shorter side 256, centre of 224 pixels, bilinear: how ImageNet networks are tested."""
-    return InputSpec(size=256, resize="shortest", enlarge=True, centre_crop=224)
-
-
 @plugin
 @published(
     Publication(
@@ -48,9 +43,14 @@ def imagenet_input() -> InputSpec:
 )
 def mocov3(argument: str | None, checkpoint: Checkpoint | None, *, weights: str = "mocov3.safetensors") -> Encoder:
     """2048 values, not normalised: the average-pooled trunk, without projector (methods.md 1.8, 1.11)."""
-    facts_of(checkpoint, "mocov3")
+    return average_pooled_resnet50("mocov3", checkpoint)
+
+
+def average_pooled_resnet50(name: str, checkpoint: Checkpoint | None) -> Encoder:
+    """The trunk alone, seen as ImageNet networks are tested: shorter side 256, centre of 224 pixels, bilinear."""
+    facts_of(checkpoint, name)
     trunk, channels = torchvision_resnet("resnet50", None)
     network = Descriptor(trunk, channels, GeM(1.0), 0)
     if checkpoint is not None:
         fill(network, checkpoint)
-    return Encoder("mocov3", network, imagenet_input(), channels)
+    return Encoder(name, network, InputSpec(size=256, resize="shortest", enlarge=True, centre_crop=224), channels)

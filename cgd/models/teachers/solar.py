@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from math import sqrt
 from typing import Any
 
 from torch import Tensor, nn
 
-from cgd.models.checkpoints import Checkpoint, fill
+from cgd.models.checkpoints import Checkpoint
 from cgd.models.encoder import Encoder
-from cgd.models.layers import Descriptor, unit_cirtorch
-from cgd.models.published import Facts, Layout, Publication, facts_of, published
-from cgd.models.teachers._inputs import Form, normalisation, stored_exponent, whiten_mtd_input
-from cgd.models.teachers.gem import cirtorch_facts
+from cgd.models.published import Facts, Layout, Publication, published
+from cgd.models.teachers._inputs import Form
+from cgd.models.teachers.gem import cirtorch_encoder, cirtorch_facts
 from cgd.models.trunks import torchvision_resnet
 from cgd.registry import plugin
-from cgd.types import InputSpec
 
 _NAMES = (
     ("features.conv1.0.", "trunk.conv1."),
@@ -80,9 +77,7 @@ def solar(
 
     Images as for `gem`. `form=whiten-mtd`: exponent 3, no last l2, unresized images at scales 1, 1/sqrt 2, 1/2.
     """
-    pool, unused = stored_exponent(checkpoint, form)
-    normal: dict[str, Any] = normalisation(facts_of(checkpoint, "solar"))
-    plain, channels = torchvision_resnet("resnet101", None)
+    plain, _ = torchvision_resnet("resnet101", None)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for name, part in plain.named_children():
         parts[name] = part
@@ -90,12 +85,4 @@ def solar(
             parts["soa4"] = SecondOrderAttention(1024, 256)
         if name == "layer4":
             parts["soa5"] = SecondOrderAttention(2048, 1024)
-    trunk = nn.Sequential(parts)
-    if form == "whiten-mtd":
-        network, spec = Descriptor(trunk, channels, pool, 2048), whiten_mtd_input(**normal)
-    else:
-        network = Descriptor(trunk, channels, pool, 2048, before=unit_cirtorch, after=unit_cirtorch)
-        spec = InputSpec(size=1024, resize="longest", filter="lanczos", scales=(1.0, sqrt(2), 1 / sqrt(2)), **normal)
-    if checkpoint is not None:
-        fill(network, checkpoint, drop=unused)
-    return Encoder("solar", network, spec, 2048)
+    return cirtorch_encoder("solar", nn.Sequential(parts), checkpoint, form)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     _deselected.extend(item.nodeid for item in absent)
     config.hook.pytest_deselected(items=absent)
     items[:] = [item for item in items if item not in absent]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker process tells the one that reports."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["deselected"] = _deselected
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Every worker collects all tests: one of them is enough."""
+    _deselected[:] = getattr(node, "workeroutput", {}).get("deselected", _deselected)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

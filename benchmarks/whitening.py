@@ -29,8 +29,8 @@ def blocks(rows: int) -> Iterator[np.ndarray]:
 
 
 def ours(rows: int) -> float:
-    """Seconds in `Moments.add` and `fit_pca`."""
-    from cgd.retrieval.whitening import Moments, fit_pca
+    """Seconds in `Moments.add` and `whitening_from`."""
+    from cgd.retrieval.whitening import Moments, whitening_from
 
     moments, seconds = Moments(), 0.0
     for block in blocks(rows):
@@ -38,7 +38,7 @@ def ours(rows: int) -> float:
         moments.add(block)
         seconds += time.perf_counter() - started
     started = time.perf_counter()
-    fit_pca(moments, DIM, 1e-5, "fixed")
+    whitening_from(moments, "pca", DIM, 1e-5, "fixed")
     return seconds + time.perf_counter() - started
 
 

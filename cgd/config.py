@@ -61,8 +61,8 @@ class ExtractConfig:
 class WhitenConfig:
     """One whitening per teacher and kind of view, fitted on the training images (methods.md 1.3)."""
 
-    kind: Literal["pca"] = "pca"
-    dim: int = 512
+    kind: Literal["pca", "zca", "standardise", "phi-s", "centre"] = "pca"
+    dim: int = 512  # PCA's; the other kinds keep every dimension
     samples: int = 0  # images drawn for the fit; 0 = all of them
     floor: float = 1e-5  # smallest eigenvalue, relative to the largest
     seed: int = 0
@@ -83,10 +83,12 @@ class DistillConfig:
     student: str = "resnet18"
     init: str = ""  # file name of pretrained trunk weights in the weights folder
     batch_norm: Literal["auto", "train", "freeze", "unfold"] = "auto"
+    space: Literal["whitened", "raw"] = field(default="whitened", metadata={"neutral": "whitened"})
     positives: Literal["label", "image"] = "label"  # a pair: two images of a label, or two views of an image
     views: Literal["crop", "fixed"] = "crop"
+    crops: int = field(default=0, metadata={"neutral": 0})  # train on the first so many stored crops; 0 = all
     epochs: int = 200
-    batch_pairs: int = 256  # global
+    batch_pairs: int = 256  # global; images where a method looks at single ones
     image_size: int = 512
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-6  # cosine, stepped every iteration
@@ -94,6 +96,7 @@ class DistillConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _range("distill.crops", self.crops, 0)
         _range("distill.epochs", self.epochs, 1)
         _range("distill.batch_pairs", self.batch_pairs, 2)
         _range("distill.image_size", self.image_size, 1)
@@ -111,10 +114,55 @@ class WhitenMtdConfig:
     teacher_temperature: float = 0.05
     kl_direction: Literal["teacher-student", "student-teacher"] = "teacher-student"
     symmetric: bool = True  # row and column term, summed
+    shared_mask: bool = field(default=False, metadata={"neutral": False})  # random fusions draw once for both terms
 
     def __post_init__(self) -> None:
         _range("whiten-mtd.student_temperature", self.student_temperature, 0, open_low=True)
         _range("whiten-mtd.teacher_temperature", self.teacher_temperature, 0, open_low=True)
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """Embedding distillation, the baseline ED of Whiten-MTD (methods.md 1.6)."""
+
+    squared: bool = False  # squared distances instead of distances
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """Contrastive learning, the baseline CL of Whiten-MTD (methods.md 1.6)."""
+
+    temperature: float = 0.05
+    symmetric: bool = True  # row and column term, summed
+
+    def __post_init__(self) -> None:
+        _range("contrastive.temperature", self.temperature, 0, open_low=True)
+
+
+@dataclass(frozen=True)
+class CgdConfig:
+    """CGD's codebook and loss (methods.md 2.3, 2.4); what its authors do not say is SSP's or that chapter's default."""
+
+    positions: int = 32  # sub-vectors
+    bits: int = 8  # 2^bits anchors per position
+    codebook: Literal["cosine", "euclid"] = "cosine"  # spherical k-means, or plain product quantisation as SSP's
+    iterations: int = 20
+    restarts: int = 2  # the best by mean cosine is kept
+    points: int = 1000  # training rows per anchor, at most
+    seed: int = 0  # of the rows drawn and the first anchors
+    align: bool = False  # turn every teacher onto the first one before fusing (orthogonal Procrustes)
+    multiplier: float = 10.0  # one over the temperature of both soft codes
+    direct: float = 0.0  # weight of 1 - cosine between student and fused vector
+
+    def __post_init__(self) -> None:
+        _range("cgd.positions", self.positions, 1)
+        _range("cgd.bits", self.bits, 1, 16)
+        _range("cgd.iterations", self.iterations, 1)
+        _range("cgd.restarts", self.restarts, 1)
+        _range("cgd.points", self.points, 1)
+        _range("cgd.seed", self.seed, 0)
+        _range("cgd.multiplier", self.multiplier, 0, open_low=True)
+        _range("cgd.direct", self.direct, 0)
 
 
 @dataclass(frozen=True)
@@ -136,4 +184,7 @@ class Recipe:
     whiten: WhitenConfig = field(default_factory=WhitenConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     whiten_mtd: WhitenMtdConfig = field(default_factory=WhitenMtdConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    cgd: CgdConfig = field(default_factory=CgdConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

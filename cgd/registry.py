@@ -48,7 +48,7 @@ def names(package: str) -> list[str]:
     return sorted(m.name.replace("_", "-") for m in found if not m.name.startswith("_"))
 
 
-def find(package: str, name: str) -> Callable[..., Any]:
+def find(package: str, name: str) -> Any:
     """The plug-in called `name`, of the package or of an entry point; an unknown name offers the nearest ones."""
     if name in names(package):
         module = f"{package}.{name.replace('-', '_')}"
@@ -57,8 +57,7 @@ def find(package: str, name: str) -> Callable[..., Any]:
     entries = installed(package)
     if name not in entries:
         raise unknown(_part(package).removesuffix("s"), name, [*names(package), *entries])
-    function: Callable[..., Any] = entries[name].load()
-    return function
+    return entries[name].load()
 
 
 def installed(package: str) -> dict[str, EntryPoint]:

@@ -163,8 +163,20 @@ class Whitening:
 
 
 @dataclass(frozen=True)
+class Codebook:
+    """Anchor directions of every sub-vector, and how teachers are turned before they are fused.
+
+    `centroids` (m, n, c) are unit vectors, n for each of m positions; `rotations` (K, D, D) are orthogonal, D = m c,
+    and turn teacher k by `rotations[k] @ v`, or there are none.
+    """
+
+    centroids: NDArray[np.float32]
+    rotations: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One global batch: `rows` (B, 2) int64 of the image list, `views` (B, 2) int64 view numbers."""
+    """One global batch: `rows` (B, V) int64 of the image list, `views` (B, V) int64 view numbers; V is 1 or 2."""
 
     rows: NDArray[np.int64]
     views: NDArray[np.int64]

@@ -9,6 +9,8 @@ import click
 
 from cgd.cli.options import names_in, numbers_in, options, part_of, print_result, recipe_of, running, session_of
 
+KINDS = ["pca", "zca", "standardise", "phi-s", "centre"]
+
 
 @click.command("extract-teachers")
 @options("dataset", "name", "teachers", "weights", "device", "workers", "set", "dry-run")
@@ -47,7 +49,7 @@ def extract_teachers(**o: Any) -> None:
 @click.command("fit-whitening")
 @options("dataset", "teachers", "set")
 @click.option("--dim", type=click.IntRange(1), help="Dimensions to keep.  [default: 512]")
-@click.option("--kind", type=click.Choice(["pca"]), help="Which whitening.  [default: pca]")
+@click.option("--kind", type=click.Choice(KINDS), help="Which whitening.  [default: pca]")
 @click.option("--samples", type=click.IntRange(0), help="Images drawn for the fit, 0 = all.  [default: 0]")
 @click.option("--apply", "apply_key", help="Apply this whitening (a key, or part of one) instead of fitting one.")
 def fit_whitening(**o: Any) -> None:
@@ -103,9 +105,8 @@ def distill(**o: Any) -> None:
         recipe = change(recipe_of(o), "distill", **{name: o[name] for name in fields})
         session = session_of(o)
         images = session.workspace.images(o["dataset"], o["name"])
-        vectors = select.whitened_of(
-            session.store(), images.name, images.split, names_in(o["teachers"]), o["whitening"]
-        )
+        teachers, space = names_in(o["teachers"]), recipe.distill.space
+        vectors = select.training_vectors(session.store(), images.name, images.split, teachers, o["whitening"], space)
         if o["dry_run"]:
             print_result(o, steps.estimate_distillation(session, images, vectors, recipe, o["out"]), text.training_text)
             return
@@ -117,6 +118,13 @@ def distill(**o: Any) -> None:
 @options("weights", "teachers", "device", "workers", "set", "name")
 @click.option("--student", help="Folder of a student, or its key.")
 @click.option("--benchmark", required=True, help="KIND:PATH the first time, then NAME.")
+@click.option(
+    "--mode",
+    type=click.Choice(["symmetric", "asymmetric"]),
+    default="symmetric",
+    show_default=True,
+    help="asymmetric: the student's queries in a gallery of its fused teachers.",
+)
 @click.option("--whitening", help="Data set (or key) whose whitening the teachers go through.")
 @click.option("--ensemble", is_flag=True, help="Also the mean of the teachers' similarities.")
 @click.option(
@@ -131,24 +139,40 @@ def evaluate(**o: Any) -> None:
 
     \b
     cgd evaluate --student student --benchmark roxford5k:data --queries both
+    cgd evaluate --student student --mode asymmetric --weights weights --benchmark roxford5k:data
     cgd evaluate --teachers gem --weights weights --whitening photos --benchmark roxford5k:data
     """
-    from cgd.pipeline import steps, text
+    from cgd.pipeline import scoring, steps, text
     from cgd.pipeline.recipe import change
 
     with running(o):
         recipe = change(recipe_of(o), "evaluate", queries=o["queries"], distractors=o["distractors"] or None)
         teachers = names_in(o["teachers"])
-        if bool(teachers) == bool(o["student"]):
+        asymmetric = o["mode"] == "asymmetric"
+        if asymmetric and not o["student"]:
+            raise click.UsageError("--mode asymmetric is for a student: give --student.")
+        if not asymmetric and bool(teachers) == bool(o["student"]):
             raise click.UsageError("give either --student or --teachers.")
         session = session_of(o)
         benchmark = session.workspace.benchmark(o["benchmark"], o["name"])
         scales = numbers_in(o["scales"], "--scales", float)
+        if asymmetric:
+            results = scoring.evaluate_asymmetric(
+                session,
+                benchmark,
+                o["student"],
+                recipe.evaluate,
+                teachers=teachers,
+                scales=scales,
+                extract_config=recipe.extract,
+            )
+            print_result(o, _one_or_many(results), lambda _: text.scores_text(results))
+            return
         if o["student"]:
             sources = [steps.load_student(session, o["student"], scales)]
         else:
             sources = steps.teacher_sources(session, teachers)
-        results = steps.evaluate(
+        results = scoring.evaluate(
             session,
             benchmark,
             sources,
@@ -158,7 +182,11 @@ def evaluate(**o: Any) -> None:
             extract_config=recipe.extract,
         )
 
-        print_result(o, results[0] if len(results) == 1 else {"runs": results}, lambda _: text.scores_text(results))
+        print_result(o, _one_or_many(results), lambda _: text.scores_text(results))
+
+
+def _one_or_many(results: list[dict[str, Any]]) -> dict[str, Any]:
+    return results[0] if len(results) == 1 else {"runs": results}
 
 
 @click.command()

@@ -52,6 +52,18 @@ def image_pairs(
         yield Batch(np.stack([chosen, chosen], axis=1).astype(np.int64), seen)
 
 
+def single_images(
+    usable: np.ndarray, views: Sequence[int], batch: int, generator: np.random.Generator
+) -> Iterator[Batch]:
+    """Every image once, alone, under a view drawn for it; the last batch may be smaller."""
+    order = generator.permutation(np.flatnonzero(usable))
+    if len(order) < 2:
+        raise InputError("training needs at least two readable images.")
+    for chosen in _cut(order, batch):
+        rows = chosen[:, None].astype(np.int64)
+        yield Batch(rows, generator.choice(np.asarray(views, np.int64), rows.shape))
+
+
 def _cut(order: np.ndarray, batch: int) -> Iterator[np.ndarray]:
     for start in range(0, len(order), batch):
         part = order[start : start + batch]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from cgd.fusion import of_similarities
+from cgd.fusion._similarities import maximum_on_the_diagonal
 from cgd.registry import plugin
 
 
 @plugin
+@of_similarities
 def max_min(similarities: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """(K, B, B) to (B, B): the maximum over teachers on the diagonal, the minimum elsewhere (methods.md 1.4)."""
-    fused = similarities.min(axis=0)
-    np.fill_diagonal(fused, similarities.diagonal(axis1=1, axis2=2).max(axis=0))
-    return fused
+    return maximum_on_the_diagonal(similarities.min(axis=0), similarities)

@@ -1,15 +1,16 @@
-"""Whiten-MTD: pull the student's similarity matrix towards the fused one of whitened teachers (AAAI 2024)."""
+"""Whiten-MTD: pull the student's similarity matrix towards the fused one of its teachers (AAAI 2024)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cgd.config import WhitenMtdConfig
-from cgd.methods import Needs
+from cgd.methods import Fusion, Needs
+from cgd.methods._softmax import divergence, unit
 from cgd.registry import plugin
 from cgd.retrieval.vectors import l2
 from cgd.types import Batch, Target
@@ -21,36 +22,40 @@ if TYPE_CHECKING:
 @plugin
 @dataclass(frozen=True)
 class WhitenMtd:
-    """Sections 1.2 to 1.5 of methods.md; `fusion` is a similarity fusion, (K, B, B) to (B, B)."""
+    """Sections 1.2 to 1.5 of methods.md; `strongest` tells how often each teacher found positives most similar."""
 
     config: WhitenMtdConfig
-    fusion: Callable[[np.ndarray, np.random.Generator], np.ndarray]
-    needs = Needs(space="whitened", images_per_row=2)
+    fusion: Fusion
+    codebook: None = None
+    needs = Needs(images_per_row=2, fusion="similarities")
+    tells = ("strongest",)
 
     def target(self, teachers: Sequence[np.ndarray], batch: Batch, generator: np.random.Generator) -> Target:
         """Fused cosines `row` (B, B), first views against second, and `col` (B, B), its counterpart for the transposes.
 
-        Computed in the precision of `teachers`. A random fusion draws again for `col`, as the released code does.
+        Computed in the precision of `teachers`. A random fusion draws again for `col`, as the released code does,
+        unless `shared_mask`.
         """
-        unit = [l2(t) for t in teachers]
-        similarities = np.stack([t[:, 0] @ t[:, 1].T for t in unit])  # (K, B, B)
+        normed = [l2(t) for t in teachers]
+        similarities = np.stack([t[:, 0] @ t[:, 1].T for t in normed])  # (K, B, B)
         row = self.fusion(similarities, generator)
-        col = self.fusion(similarities.transpose(0, 2, 1), generator)
-        return {"row": row, "col": col}
+        shared = self.config.shared_mask
+        col = row.T.copy() if shared else self.fusion(similarities.transpose(0, 2, 1), generator)
+        winners = similarities.diagonal(axis1=1, axis2=2).argmax(axis=0)
+        share = np.bincount(winners, minlength=len(teachers)) / len(winners)
+        return {"row": row, "col": col, "strongest": share.astype(row.dtype)}
 
     def loss(self, student: Tensor, target: dict[str, Tensor]) -> Tensor:
         """Row term plus column term, each a KL divergence over softmaxed cosines, divided by the rows only."""
-        unit = student / student.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        similarity = unit[:, 0] @ unit[:, 1].T  # (B, B)
-        total = self._divergence(similarity, target["row"])
+        normed = unit(student)
+        similarity = normed[:, 0] @ normed[:, 1].T  # (B, B)
+        total = self._term(similarity, target["row"])
         if self.config.symmetric:
-            total = total + self._divergence(similarity.T, target["col"])
+            total = total + self._term(similarity.T, target["col"])
         return total
 
-    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """KL between row-wise softmaxes at their temperatures, summed, divided by the number of rows."""
-        q = (teacher / self.config.teacher_temperature).log_softmax(dim=1)
-        p = (student / self.config.student_temperature).log_softmax(dim=1)
-        if self.config.kl_direction == "student-teacher":
-            p, q = q, p
-        return (q.exp() * (q - p)).sum() / len(student)
+    def _term(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Divergence between row-wise softmaxes at their temperatures, divided by the number of rows."""
+        p, q = student / self.config.student_temperature, teacher / self.config.teacher_temperature
+        forward = self.config.kl_direction == "teacher-student"
+        return (divergence(q, p) if forward else divergence(p, q)) / len(student)

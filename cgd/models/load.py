@@ -36,6 +36,8 @@ def teacher(text: str, weights_folder: Path | None) -> EncoderSource:
         raise InputError(f"'{text}': a teacher's function has a keyword parameter 'weights', the name of its file.")
     options, overrides = _split(found, spec, text)
     file = options.pop("weights", inspect.signature(found.function).parameters["weights"].default)
+    if not file and DIGEST in spec.options:
+        file = f"with SHA-256 {spec.options[DIGEST]}"  # its name is not known, and not needed until it is read
     if not file:
         raise InputError(f"'{text}' needs weights: name a file with ?weights=FILE, or ask for ?weights=random.")
     digest, hint = spec.options.get(DIGEST), _how_to_import(found.function, spec.name, file)
@@ -84,6 +86,22 @@ def trained_student(text: str, path: Path) -> EncoderSource:
     del identity["seed"]
     label = f"{untrained.label.removesuffix('-seed0')}-{weights.digest[:8]}"
     return EncoderSource(text, label, identity, weights, build)
+
+
+def named(identity: Mapping[str, Any]) -> str:
+    """A teacher's name from what a store says of it; its weights are known by their SHA-256."""
+    options = {**identity["options"], **identity["input"]}
+    given = [f"{key}={_option(value)}" for key, value in options.items()]
+    weights = identity["weights"]
+    given.append(f"weights={RANDOM}" if weights == RANDOM else f"{DIGEST}={weights}")
+    head = identity["name"] if identity["argument"] is None else f"{identity['name']}:{identity['argument']}"
+    return f"{head}?{'&'.join(given)}"
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_option, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def pinned(source: EncoderSource) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cgd.config import Recipe
 from cgd.errors import InputError
-from cgd.pipeline import steps
+from cgd.pipeline import scoring, steps
 from cgd.pipeline.recipe import change, to_yaml
 from cgd.pipeline.steps import Session
 from cgd.store.files import replace_file
@@ -50,7 +50,8 @@ def run(session: Session, recipe: Recipe, *, seeds: Sequence[int] = (), out: Pat
     embeddings = {label: report.keys for label, report in extracted.encoders.items()}
     whitened = steps.fit_whitening(session, embeddings, recipe.whiten)
     log.info("3/4 distillation: %d epochs, %d seed(s)", recipe.distill.epochs, len(seeds))
-    vectors = {label: views for label, (_, views) in whitened.items()}
+    raw = recipe.distill.space == "raw"
+    vectors = embeddings if raw else {label: views for label, (_, views) in whitened.items()}
     students, starts, ends = [], [], []
     for seed in seeds:
         seeded = change(recipe, "distill", seed=seed)
@@ -65,7 +66,7 @@ def run(session: Session, recipe: Recipe, *, seeds: Sequence[int] = (), out: Pat
         {**score, "row": row, "seed": seed}
         for benchmark in benchmarks
         for row, seed, sources, whitening in _models(teachers, whitenings, starts, ends, seeds)
-        for score in steps.evaluate(
+        for score in scoring.evaluate(
             session,
             benchmark,
             sources,

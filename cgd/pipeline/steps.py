@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgd.config import EvaluateConfig, ExtractConfig, Recipe, WhitenConfig
-from cgd.data.views import CROP, CROPPED, FIXED, crop_name
+from cgd.config import ExtractConfig, Recipe, WhitenConfig
+from cgd.data.views import CROP, FIXED, crop_name
 from cgd.errors import InputError, MissingError
 from cgd.pipeline.recipe import change
 from cgd.pipeline.workspace import Workspace
 from cgd.stages import select
 from cgd.stages.whiten import WhiteningReport, apply_whitening, fit_and_apply
 from cgd.store.feature_store import FeatureStore
-from cgd.types import Benchmark, ImageList, Key
+from cgd.types import ImageList, Key
 
 if TYPE_CHECKING:  # only the stages that run networks import torch
     from cgd.models.devices import Compute
     from cgd.models.encoder import EncoderSource
-    from cgd.stages.descriptors import Member
     from cgd.stages.distill import DistillReport
     from cgd.stages.extract import ExtractReport
 
@@ -175,7 +173,18 @@ def method_config(recipe: Recipe) -> Any:
 def load_student(session: Session, where: str, scales: Sequence[float] = ()) -> EncoderSource:
     """The student in a folder, or in the store by its key; `scales` replace its own."""
     from cgd.models.load import trained_student
-    from cgd.stages.distill import RECIPE, WEIGHTS
+    from cgd.stages.distill import WEIGHTS
+
+    folder, about = find_student(session, where)
+    text = about["student"]
+    if scales:
+        text += f"{'&' if '?' in text else '?'}scales={','.join(map(str, scales))}"
+    return trained_student(text, folder / WEIGHTS)
+
+
+def find_student(session: Session, where: str) -> tuple[Path, dict[str, Any]]:
+    """The folder of a finished student and its recipe."""
+    from cgd.stages.distill import RECIPE
 
     folder = Path(where)
     if not (folder / RECIPE).is_file():
@@ -189,117 +198,9 @@ def load_student(session: Session, where: str, scales: Sequence[float] = ()) -> 
         except MissingError as error:
             raise MissingError(f"'{where}' is no folder of a student, nor its key: {error}") from error
     try:
-        text = json.loads((folder / RECIPE).read_text())["student"]
-        if not isinstance(text, str):
-            raise TypeError(f"its student is {text!r}")
+        about = json.loads((folder / RECIPE).read_text())
+        if not isinstance(about["student"], str):
+            raise TypeError(f"its student is {about['student']!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / RECIPE} is damaged: {error}.") from error
-    if scales:
-        text += f"{'&' if '?' in text else '?'}scales={','.join(map(str, scales))}"
-    return trained_student(text, folder / WEIGHTS)
-
-
-def evaluate(
-    session: Session,
-    benchmark: Benchmark,
-    sources: Sequence[EncoderSource],
-    config: EvaluateConfig,
-    *,
-    whitening: str | Mapping[str, Key] | None = None,
-    ensemble: bool = False,
-    extract_config: ExtractConfig | None = None,
-) -> list[dict[str, Any]]:
-    """Score each of `sources` on `benchmark`, and their ensemble; embeds what is not embedded yet.
-
-    `whitening` is the name of the data set it was fitted on, part of a key, or keys by label.
-    """
-    from cgd.stages import evaluate as stage
-
-    store = session.store(write=True)
-    random, sets = _distractors(session, benchmark, config.distractors)
-    extraction = extract_config or ExtractConfig()
-    results = []
-    for cropped in _query_protocols(benchmark, config):
-        started = time.perf_counter()
-        members = _members(session, benchmark, sources, bool(cropped), sets, extraction, whitening)
-        embedding = time.perf_counter() - started
-        groups = [(m.label, [m]) for m in members]
-        if ensemble and len(members) > 1:
-            groups.append((f"ensemble of {len(members)}", members))
-        for name, group in groups:
-            model = f"{name}, whitened" if whitening is not None else name
-            result = stage.evaluate(
-                store=store,
-                benchmark=benchmark,
-                model=model,
-                members=group,
-                queries_cropped=cropped,
-                config=config,
-                random=random,
-            )
-            results.append({**result, "seconds": {"embed": embedding, **result["seconds"]}})
-    return results
-
-
-def _query_protocols(benchmark: Benchmark, config: EvaluateConfig) -> list[bool | None]:
-    """Cropped, full or both; None where the benchmark has no boxes."""
-    if benchmark.queries.boxes is None or not any(benchmark.queries.boxes):
-        return [None]
-    protocols: dict[str, list[bool | None]] = {"cropped": [True], "full": [False], "both": [True, False]}
-    return protocols[config.queries]
-
-
-def _distractors(session: Session, benchmark: Benchmark, texts: Sequence[str]) -> tuple[Any, list[ImageList]]:
-    """Random distractors or none, and the image lists: `1m` is the revisited million under the benchmark's root."""
-    from cgd.stages.descriptors import RandomDistractors
-
-    random, sets = None, []
-    for text in texts:
-        kind, _, count = text.partition(":")
-        if kind == "random":
-            if not count.isdigit():
-                raise InputError(f"--distractors {text}: expected random:N with a whole number.")
-            random = RandomDistractors(int(count))
-        elif text == "1m":
-            root = benchmark.gallery.root
-            assert root is not None, "an opened benchmark knows where its images are"
-            sets.append(session.workspace.images(f"revisitop1m:{root.parent}"))
-        else:
-            sets.append(session.workspace.images(text))
-    return random, sets
-
-
-def _members(
-    session: Session,
-    benchmark: Benchmark,
-    sources: Sequence[EncoderSource],
-    cropped: bool,
-    distractors: Sequence[ImageList],
-    config: ExtractConfig,
-    whitening: str | Mapping[str, Key] | None,
-) -> list[Member]:
-    """Embeddings of gallery, queries and distractors by each encoder, made where they are missing."""
-    from cgd.stages.descriptors import Member
-    from cgd.stages.extract import extract
-
-    store, compute = session.store(write=True), session.compute()
-
-    def embed(images: ImageList, view: str) -> dict[str, Key]:
-        report = extract(store=store, images=images, sources=sources, views=[view], config=config, compute=compute)
-        return {label: encoder.keys[view] for label, encoder in report.encoders.items()}
-
-    whitenings = {s.label: _whitening(store, s, whitening) for s in sources}  # refuse before any work is done
-    gallery = embed(benchmark.gallery, FIXED)
-    queries = embed(benchmark.queries, CROPPED if cropped else FIXED)
-    others = [embed(images, FIXED) for images in distractors]
-    return [
-        Member(s.label, gallery[s.label], queries[s.label], whitenings[s.label], tuple(o[s.label] for o in others))
-        for s in sources
-    ]
-
-
-def _whitening(store: FeatureStore, source: EncoderSource, wanted: str | Mapping[str, Key] | None) -> Key | None:
-    """The whitening of full images for one encoder."""
-    if wanted is None or isinstance(wanted, str):
-        return None if wanted is None else select.whitening_of(store, source.label, source.identity, wanted)
-    return wanted[source.label]
+    return folder, about

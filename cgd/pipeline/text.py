@@ -32,7 +32,10 @@ def card_line(card: Result) -> str:
     crop = {True: "queries cropped", False: "full queries (not the benchmark's protocol)", None: "queries have no box"}
     size = f"{card['resize']} {card['image_size']}" if card["resize"] != "none" else "unresized"
     scales = card["scales"] if isinstance(card["scales"][0], (int, float)) else card["scales"][0]
+    fused = card.get("gallery")
+    gallery = f"asymmetric: gallery by {', '.join(fused['teachers'])} fused by {fused['fusion']}" if fused else ""
     parts = [
+        *filter(None, [gallery]),
         crop[card["query_crop"]],
         f"{size}, {card['filter']}, scales {', '.join(f'{s:g}' for s in scales)}",
         f"{card['dim']} dimensions, {'whitened' if card['whitening'] else 'raw'}, {card['similarity']}",

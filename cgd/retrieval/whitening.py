@@ -1,4 +1,4 @@
-"""Whitening fitted in one streaming pass and applied block by block (methods.md 1.3)."""
+"""Whitening and its relatives: fitted in one streaming pass, applied block by block, one interface (methods.md 1.3)."""
 
 from __future__ import annotations
 
@@ -42,15 +42,17 @@ class Moments:
         return self._shift + offset, self._second / self.count - np.outer(offset, offset)
 
 
-def fit_pca(moments: Moments, dim: int, floor: float, view_kind: str) -> Whitening:
-    """PCA whitening to `dim` dimensions from the moments of l2-normalised rows.
+def whitening_from(moments: Moments, kind: str, dim: int, floor: float, view_kind: str, seed: int = 0) -> Whitening:
+    """The whitening of `kind` from the moments of l2-normalised rows; `whiten(x) = projection (x - mean)`.
 
-    Eigenvalues below `floor` times the largest are raised to it. Each row of the projection has its
-    largest-magnitude entry positive, so that equal data give equal signs. Raises `InputError` where there are
-    fewer rows or columns than `dim`.
+    `pca` keeps `dim` dimensions; the others keep all: `zca`, `standardise` (each component by its own deviation),
+    `phi-s` (equal variance along a Hadamard basis of the eigenvectors; where there is no Hadamard matrix, a random
+    orthogonal one from `seed`, which spreads the variance less evenly), `centre` (the mean alone). Eigenvalues below
+    `floor` times the largest are raised to it. Raises `InputError` where there are too few rows.
     """
     width = 0 if not moments.count else len(moments._first)
-    if dim > width or dim > moments.count:
+    dim = dim if kind == "pca" else width
+    if not width or (kind == "pca" and dim > min(width, moments.count)):
         raise InputError(
             f"cannot whiten {moments.count} rows of {width} values to {dim} dimensions: "
             f"set whiten.dim to at most {min(width, moments.count)} (--dim)."
@@ -63,10 +65,38 @@ def fit_pca(moments: Moments, dim: int, floor: float, view_kind: str) -> Whiteni
         raise InputError(f"cannot whiten {moments.count} rows that are all alike.")
     clamped = int((values < least).sum())
     raised = np.maximum(values, least)
-    projection = (vectors[:, :dim] / np.sqrt(raised[:dim])).T
-    largest = np.abs(projection).argmax(axis=1)
-    projection = projection * np.sign(projection[np.arange(dim), largest])[:, None]
+    if kind == "pca":
+        projection = _pca(raised[:dim], vectors[:, :dim])
+    elif kind == "zca":
+        projection = (vectors / np.sqrt(raised)) @ vectors.T
+    elif kind == "standardise":
+        projection = np.diag(1 / np.sqrt(np.maximum(np.diag(covariance), least)))
+    elif kind == "phi-s":
+        projection = _spreading(width, seed) @ vectors.T / np.sqrt(raised.mean())
+    elif kind == "centre":
+        projection = np.eye(width)
+    else:
+        raise ValueError(kind)
     return Whitening(mean, np.ascontiguousarray(projection), raised.copy(), moments.count, clamped, view_kind)
+
+
+def _pca(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Rows `v / sqrt(lambda)`, their largest-magnitude entry positive, so that equal data give equal signs."""
+    projection = (vectors / np.sqrt(values)).T
+    largest = np.abs(projection).argmax(axis=1)
+    signed: np.ndarray = projection * np.sign(projection[np.arange(len(projection)), largest])[:, None]
+    return signed
+
+
+def _spreading(width: int, seed: int) -> np.ndarray:
+    """An orthonormal (D, D) whose entries are all equally large where D is a power of two (arXiv 2410.01680)."""
+    if width & (width - 1) == 0:
+        matrix = np.ones((1, 1))
+        while len(matrix) < width:
+            matrix = np.block([[matrix, matrix], [matrix, -matrix]])  # Sylvester
+        return matrix / np.sqrt(width)
+    orthogonal, triangular = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))
+    return orthogonal * np.sign(np.diag(triangular))
 
 
 def energy_kept(whitening: Whitening) -> float:

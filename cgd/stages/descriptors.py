@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cgd import registry
+from cgd.methods.cgd import fuse_vectors
 from cgd.retrieval.vectors import combine_scales, l2
 from cgd.retrieval.whitening import whiten
+from cgd.stages.fuse import read_codebook
+from cgd.stages.whiten import read_whitening
 from cgd.store.feature_store import FeatureStore
 from cgd.types import Key, Whitening
 
@@ -16,14 +20,29 @@ RANDOM_BLOCK = 65_536
 
 
 @dataclass(frozen=True)
+class Fused:
+    """Several teachers' embeddings of the same images, each through its whitening, as one vector per image (CGD)."""
+
+    teachers: tuple[Key, ...]
+    whitenings: tuple[Key, ...]
+    fusion: str
+    codebook: Key
+
+
+@dataclass(frozen=True)
 class Member:
-    """One encoder's embeddings of a benchmark, raw or through a whitening."""
+    """One encoder's embeddings of a benchmark, raw or through a whitening; or a gallery of fused teachers."""
 
     label: str
-    gallery: Key
+    gallery: Key | Fused
     queries: Key
     whitening: Key | None = None
-    distractors: tuple[Key, ...] = ()
+    distractors: tuple[Key | Fused, ...] = ()
+
+
+def keys_of(images: Key | Fused) -> tuple[Key, ...]:
+    """The artifacts that vectors of some images come from."""
+    return (images,) if isinstance(images, Key) else (*images.teachers, *images.whitenings, images.codebook)
 
 
 @dataclass(frozen=True)
@@ -35,7 +54,7 @@ class RandomDistractors:
 
 
 def descriptors(
-    store: FeatureStore, keys: Sequence[Key], whitenings: Sequence[Whitening | None]
+    store: FeatureStore, keys: Sequence[Key | Fused], whitenings: Sequence[Whitening | None]
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Unit descriptors (N, D_k) float32 of each member, and (N,) which images all of them could read."""
     found, valid = [], []
@@ -46,13 +65,34 @@ def descriptors(
     return found, np.logical_and.reduce(valid)
 
 
-def _blocks(store: FeatureStore, key: Key, whitening: Whitening | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _blocks(
+    store: FeatureStore, key: Key | Fused, whitening: Whitening | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Shard by shard: unit descriptors (M, D) float32, zero where invalid, and (M,) valid."""
+    if isinstance(key, Fused):
+        yield from _fused_blocks(store, key)
+        return
     artifact = store.get(key)
     combine = artifact.attributes["input"]["combine"]
     for _, (vectors, valid) in artifact.blocks("vectors", "valid"):
         known = np.where(valid[:, None, None], vectors, 0).astype(np.float64)
         joined = combine_scales(known, combine) if whitening is None else whiten(known, whitening, combine)
+        yield (l2(joined) * valid[:, None]).astype(np.float32), valid
+
+
+def _fused_blocks(store: FeatureStore, fused: Fused) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As `_blocks`: every teacher whitened as in training, fused, l2-normalised."""
+    artifacts = [store.get(key) for key in fused.teachers]
+    whitenings = [read_whitening(store, key) for key in fused.whitenings]
+    fusion, codebook = registry.find("cgd.fusion", fused.fusion), read_codebook(store, fused.codebook)
+    for shard in range(artifacts[0].shard_count):
+        rows = np.array(artifacts[0].shard_range(shard))
+        valid = np.logical_and.reduce([a.gather("valid", rows) for a in artifacts])
+        vectors = [
+            whiten(np.where(valid[:, None, None], a.gather("vectors", rows), 0), w, a.attributes["input"]["combine"])
+            for a, w in zip(artifacts, whitenings, strict=True)
+        ]
+        joined, _, _ = fuse_vectors(vectors, codebook, fusion, np.random.default_rng(0))
         yield (l2(joined) * valid[:, None]).astype(np.float32), valid
 
 

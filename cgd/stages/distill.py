@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 
 from cgd.config import DistillConfig
@@ -17,6 +18,7 @@ from cgd.data.views import CROP, FIXED
 from cgd.errors import InputError, MissingError
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource, gmacs
+from cgd.stages.codebook import fit_codebook
 from cgd.stages.fuse import TargetPlan, make_method
 from cgd.stages.training import Line, Training, forget
 from cgd.store.feature_store import FeatureStore
@@ -26,7 +28,7 @@ from cgd.types import ImageList, Key
 
 VERSION = 1
 WEIGHTS, RECIPE, LOG = "model.safetensors", "recipe.json", "log.jsonl"
-LOGGED = ("epoch", "loss", "learning_rate")  # equal for equal runs; rates go to the provenance
+LOGGED = ("epoch", "loss", "learning_rate", "teachers")  # equal for equal runs; rates go to the provenance
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +67,7 @@ def distill(
     The student also becomes an artifact. On one CPU with fixed threads an interrupted run and an undisturbed one
     end in the same bytes.
     """
-    plan = _plan(store, images, teachers, config, method_config)
+    plan = _plan(store, images, teachers, config, method_config, compute.device)
     identity = _identity(images, source, plan, config)
     skipped = store.is_sealed(identity.key)
     if skipped:
@@ -73,7 +75,7 @@ def distill(
     else:
         training = Training(store, images, plan, source, config, str(identity.key), out, compute)
         encoder, lines = training.run()
-        _publish(store, identity, source, encoder, training.norm, lines, config, method_config)
+        _publish(store, identity, source, encoder, training.norm, lines, config, method_config, list(teachers))
     forget(out, str(identity.key))
     artifact = store.get(identity.key)
     for name in (WEIGHTS, RECIPE, LOG):
@@ -107,7 +109,7 @@ def estimate(
     compute: Compute,
 ) -> dict[str, float]:
     """Steps, bytes of an epoch's targets and seconds that `distill` with these arguments will take; nothing is kept."""
-    plan = _plan(store, images, teachers, config, method_config)
+    plan = _plan(store, images, teachers, config, method_config, compute.device)
     name = str(_identity(images, source, plan, config).key)
     return Training(store, images, plan, source, config, name, out, compute).measure()
 
@@ -129,8 +131,13 @@ def _views_used(
     if not names:
         remedy = "crops: extract with --views 4, or set distill.views=fixed"
         wanted = remedy if config.views == CROP else "the fixed view"
-        raise MissingError(f"the teachers {', '.join(teachers)} have no whitened vectors in common of {wanted}.")
-    numbers = tuple(sorted(names))
+        raise MissingError(f"the teachers {', '.join(teachers)} have no {config.space} vectors in common of {wanted}.")
+    if config.crops > len(names):
+        raise MissingError(
+            f"distill.crops={config.crops}, but the teachers {', '.join(teachers)} have {len(names)} crops in common: "
+            f"extract with --views {config.crops}, or set distill.crops to at most {len(names)}."
+        )
+    numbers = tuple(sorted(names)[: config.crops or None])
     return numbers, [tuple(views[names[n]] for n in numbers) for views in teachers.values()]
 
 
@@ -140,26 +147,32 @@ def _plan(
     teachers: Mapping[str, Mapping[str, Key]],
     config: DistillConfig,
     method_config: Any,
+    device: torch.device,
 ) -> TargetPlan:
     """Which vectors and batches the student trains on; refuses what cannot work before any work is done."""
     numbers, keys = _views_used(teachers, config)
-    if config.positives == "label" and images.labels is None:
+    needs = make_method(config.method, method_config, config.fusion).needs
+    by_label = needs.images_per_row == 2 and config.positives == "label"
+    if by_label and images.labels is None:
         raise InputError(f"{images.title} has no labels to pair images by: use --set distill.positives=image.")
-    if make_method(config.method, method_config, config.fusion).needs.space != "whitened":
-        raise InputError(f"the method {config.method} does not train on whitened vectors.")
     for key in (k for ks in keys for k in ks):
         if store.get(key).settings["ids"] != ids_digest(images):
             raise InputError(f"{key} holds other images than {images.title}: extract and whiten these first.")
+    codebook = None
+    if needs.codebook:
+        first = [of_views[0] for of_views in keys]  # one view of each image is enough
+        codebook = fit_codebook(store=store, teachers=first, fusion=config.fusion, config=method_config, device=device)
     return TargetPlan(
         store=str(store.files.root),
         teachers=tuple(keys),
         views=numbers,
-        labels=images.labels if config.positives == "label" else None,
+        labels=images.labels if by_label else None,
         method=config.method,
         method_config=method_config,
         fusion=config.fusion,
         batch_pairs=config.batch_pairs,
         seed=config.seed,
+        codebook=codebook,
     )
 
 
@@ -171,9 +184,9 @@ def _identity(images: ImageList, source: EncoderSource, plan: TargetPlan, config
         "split": images.split,
         config.method: settings_of(plan.method_config),
         "student": source.identity,
-        "labels": labels_digest(images) if config.positives == "label" else None,
+        "labels": None if plan.labels is None else labels_digest(images),
     }
-    inputs = [key for keys in plan.teachers for key in keys]
+    inputs = [key for keys in plan.teachers for key in keys] + ([plan.codebook] if plan.codebook else [])
     return identify("students", [images.title, source.label], VERSION, settings, inputs)
 
 
@@ -186,6 +199,7 @@ def _publish(
     lines: Sequence[Line],
     config: DistillConfig,
     method_config: Any,
+    teachers: Sequence[str],
 ) -> None:
     """Make the student an artifact: its tensors, what it is and how it came about, and its log."""
     weights = {k: v.detach().cpu().contiguous() for k, v in encoder.network.state_dict().items()}
@@ -199,6 +213,7 @@ def _publish(
         "batch_norm": batch_norm,
         "distill": dataclasses.asdict(config),
         config.method: dataclasses.asdict(method_config),
+        "teachers": teachers,
         "inputs": list(identity.inputs),
     }
     blobs = {

@@ -18,17 +18,19 @@ from cgd.retrieval.metrics import PROTOCOLS, relevance, score
 from cgd.retrieval.search import count_above, exact_ranks
 from cgd.stages.descriptors import (
     DistractorCount,
+    Fused,
     Member,
     RandomDistractors,
     descriptors,
     distractor_scores,
+    keys_of,
     similarity,
 )
 from cgd.stages.images import store_images
 from cgd.stages.whiten import read_whitening
 from cgd.store.feature_store import FeatureStore
 from cgd.store.keys import canonical, identify, sha256
-from cgd.types import Benchmark, GroundTruth, Score
+from cgd.types import Benchmark, GroundTruth, Key, Score
 
 VERSION = 1
 QUERY_BLOCK = 512
@@ -56,9 +58,7 @@ def evaluate(
     truth = benchmark.truth or label_truth(benchmark.gallery, benchmark.queries, benchmark.leave_one_out)
     protocols = PROTOCOLS if benchmark.truth else ("labels",)
     card = _card(store, benchmark, members, queries_cropped, config, random)
-    inputs = [
-        k for m in members for k in (m.gallery, m.queries, *m.distractors, *([m.whitening] if m.whitening else []))
-    ]
+    inputs = [k for m in members for k in (*_artifacts(m), *([m.whitening] if m.whitening else []))]
     identity = identify(
         "scores", [benchmark.name, model], VERSION, {"card": card, "truth": _truth_digest(truth)}, inputs
     )
@@ -112,7 +112,7 @@ def _score(
     result = {
         "benchmark": benchmark.name,
         "model": model,
-        "mode": "symmetric",
+        "mode": card.get("mode", "symmetric"),
         "queries": len(benchmark.queries),
         "gallery": len(benchmark.gallery),
         "distractors": counts.valid,
@@ -161,7 +161,7 @@ def _card(
     random: RandomDistractors | None,
 ) -> dict[str, Any]:
     """Everything a reader needs to know what the score means."""
-    artifacts = [store.get(m.gallery) for m in members]
+    artifacts = [store.get(m.queries) for m in members]
     spec = [a.attributes["input"] for a in artifacts]
     dims = [
         a.attributes["dim"] if m.whitening is None else store.get(m.whitening).shape("projection")[0]
@@ -171,7 +171,8 @@ def _card(
     def of_all(values: Sequence[Any]) -> Any:
         return values[0] if all(v == values[0] for v in values) else list(values)
 
-    sets = [{"name": store.get(k).settings["dataset"], "images": store.get(k).rows} for k in members[0].distractors]
+    firsts = [store.get(keys_of(d)[0]) for d in members[0].distractors]
+    sets = [{"name": first.settings["dataset"], "images": first.rows} for first in firsts]
     if random is not None:
         sets.append(
             {
@@ -180,7 +181,9 @@ def _card(
                 "note": "synthetic unit vectors: not a published protocol",
             }
         )
+    fused = members[0].gallery
     return {
+        **({"mode": "asymmetric", "gallery": _fused_card(store, fused)} if isinstance(fused, Fused) else {}),
         "members": [m.label for m in members],
         "query_crop": queries_cropped,
         "scales": of_all([s["scales"] for s in spec]),
@@ -199,7 +202,23 @@ def _card(
         "ties": "score, then index",
         "index": "exact",
         "distractors": sets,
-        "artifacts": [str(k) for m in members for k in (m.gallery, m.queries, *m.distractors)],
+        "artifacts": [str(k) for m in members for k in _artifacts(m)],
+    }
+
+
+def _artifacts(member: Member) -> list[Key]:
+    """What one member's scores come from, its whitening apart."""
+    return [*keys_of(member.gallery), member.queries, *(k for d in member.distractors for k in keys_of(d))]
+
+
+def _fused_card(store: FeatureStore, fused: Fused) -> dict[str, Any]:
+    """How the gallery of an asymmetric score was made."""
+    artifacts = [store.get(key) for key in fused.teachers]
+    return {
+        "teachers": [a.attributes["label"] for a in artifacts],
+        "fusion": fused.fusion,
+        "whitening": [str(key) for key in fused.whitenings],
+        "inputs": [a.attributes["input"] for a in artifacts],
     }
 
 

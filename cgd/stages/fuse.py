@@ -1,4 +1,4 @@
-"""Combine whitened teachers into training targets, an epoch ahead, in a process of its own and without torch."""
+"""Combine stored teachers into training targets, an epoch ahead, in a process of its own and without torch."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from typing import Any
 import numpy as np
 
 from cgd import registry
-from cgd.data.sampling import epoch_generator, image_pairs, label_pairs
-from cgd.errors import StoreError
+from cgd.data.sampling import epoch_generator, image_pairs, label_pairs, single_images
+from cgd.errors import InputError, StoreError
 from cgd.methods import Method
+from cgd.retrieval.vectors import combine_scales
+from cgd.store.artifact import Artifact
 from cgd.store.feature_store import FeatureStore
-from cgd.types import Batch, Key, Target
+from cgd.types import Batch, Codebook, Key, Target
 
 
 @dataclass(frozen=True)
 class TargetPlan:
     """All that determines every epoch's batches and targets; small enough to send to another process.
 
-    `teachers` holds, per teacher, the key of its vectors for each number in `views`.
+    `teachers` holds, per teacher, the key of its vectors for each number in `views`: whitened, or embeddings as they
+    came. `labels` are there where pairs are of images with one label.
     """
 
     store: str
@@ -42,17 +45,38 @@ class TargetPlan:
     fusion: str
     batch_pairs: int
     seed: int
+    codebook: Key | None = None
 
 
-def make_method(name: str, config: Any, fusion: str) -> Method:
-    """The method called `name` with its settings and its fusion."""
-    method: Method = registry.find("cgd.methods", name)(config, registry.find("cgd.fusion", fusion))
+def make_method(name: str, config: Any, fusion: str, codebook: Codebook | None = None) -> Method:
+    """The method called `name` with its settings, its fusion (of the kind it takes), and its codebook if it has one."""
+    kind = registry.find("cgd.methods", name)
+    combine = registry.find("cgd.fusion", fusion)
+    wanted = kind.needs.fusion
+    if wanted not in (None, combine.combines):
+        fitting = [n for n in registry.names("cgd.fusion") if registry.find("cgd.fusion", n).combines == wanted]
+        raise InputError(f"the method {name} combines {wanted}, '{fusion}' does not: use {' or '.join(fitting)}.")
+    method: Method = kind(config, combine, codebook)
     return method
 
 
+def method_of(plan: TargetPlan) -> Method:
+    """The plan's method, with its codebook read from the store."""
+    codebook = None if plan.codebook is None else read_codebook(FeatureStore.open(plan.store), plan.codebook)
+    return make_method(plan.method, plan.method_config, plan.fusion, codebook)
+
+
+def read_codebook(store: FeatureStore, key: Key) -> Codebook:
+    """A stored codebook as a value."""
+    artifact = store.get(key)
+    return Codebook(artifact.read("centroids"), artifact.read("rotations") if "rotations" in artifact.arrays else None)
+
+
 def epoch_batches(plan: TargetPlan, usable: np.ndarray, epoch: int) -> list[Batch]:
-    """The batches of an epoch; pairs by label where the plan has labels, else two views of an image."""
+    """The batches of an epoch: single images, pairs by label where the plan has labels, or two views of an image."""
     generator = epoch_generator(plan.seed, epoch)
+    if registry.find("cgd.methods", plan.method).needs.images_per_row == 1:
+        return list(single_images(usable, plan.views, plan.batch_pairs, generator))
     if plan.labels is not None:
         return list(label_pairs(plan.labels, usable, plan.views, plan.batch_pairs, generator))
     return list(image_pairs(usable, plan.views, plan.batch_pairs, generator))
@@ -62,10 +86,11 @@ def epoch_targets(plan: TargetPlan, epoch: int) -> tuple[list[Batch], list[Targe
     """Batches and targets of an epoch, by one sequential pass over each teacher's shards."""
     store = FeatureStore.open(plan.store)
     batches = epoch_batches(plan, usable_rows(store, plan.teachers), epoch)
-    rows = np.concatenate([b.rows for b in batches])  # (P, 2)
+    rows = np.concatenate([b.rows for b in batches])  # (P, V)
     views = np.concatenate([b.views for b in batches])
-    vectors = [_gather(store, keys, plan.views, rows, views) for keys in plan.teachers]
-    method = make_method(plan.method, plan.method_config, plan.fusion)
+    method = method_of(plan)
+    teachers = plan.teachers if method.needs.teachers else ()
+    vectors = [gather_views(store, keys, plan.views, rows, views) for keys in teachers]
     generator = np.random.default_rng(np.random.SeedSequence([plan.seed, epoch, 1]))
     targets, start = [], 0
     for batch in batches:
@@ -80,19 +105,33 @@ def usable_rows(store: FeatureStore, teachers: Sequence[Sequence[Key]]) -> np.nd
     return np.logical_and.reduce([store.get(key).read("valid") for keys in teachers for key in keys])
 
 
-def _gather(
+def gather_views(
     store: FeatureStore, keys: Sequence[Key], numbers: Sequence[int], rows: np.ndarray, views: np.ndarray
 ) -> np.ndarray:
-    """One teacher's vectors (P, 2, D) for `rows` (P, 2) under `views` (P, 2), in the store's precision."""
+    """One teacher's vectors (P, V, D) for `rows` (P, V) under `views` (P, V), in the store's precision."""
     gathered: np.ndarray | None = None
     for number, key in zip(numbers, keys, strict=True):
         here = views == number
-        found = store.get(key).gather("vectors", rows[here])
+        found = gather_vectors(store.get(key), rows[here])
         if gathered is None:
             gathered = np.empty((*rows.shape, found.shape[-1]), found.dtype)
         gathered[here] = found
     assert gathered is not None
     return gathered
+
+
+def gather_vectors(artifact: Artifact, rows: np.ndarray) -> np.ndarray:
+    """Vectors (M, D) of `rows` (M,): whitened ones as stored; of raw ones the scales are joined. Refuses NaN."""
+    found = artifact.gather("vectors", rows)
+    if found.ndim == 3:  # raw embeddings, (M, S, D)
+        found = found[:, 0] if found.shape[1] == 1 else combine_scales(found, artifact.attributes["input"]["combine"])
+    broken = ~np.isfinite(found).all(axis=1)
+    if broken.any():
+        raise StoreError(
+            f"{artifact.key} holds values that are not finite in row {int(rows[np.argmax(broken)])}, an image it says "
+            "is valid: extract or whiten it anew into another store."
+        )
+    return found
 
 
 class EpochTargets(AbstractContextManager["EpochTargets"]):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cgd.data.views import FIXED
-from cgd.errors import MissingError
+from cgd.errors import InputError, MissingError
 from cgd.registry import Spec
 from cgd.store.feature_store import Entry, FeatureStore
 from cgd.store.keys import canonical
@@ -69,6 +69,30 @@ def teachers_of(
             raise MissingError(f"'{teacher}' fits {', '.join(found)}; name one of them.")
         chosen |= found
     return chosen
+
+
+def training_vectors(
+    store: FeatureStore, dataset: str, split: str | None, teachers: Sequence[str], whitening: str | None, space: str
+) -> dict[str, dict[str, Key]]:
+    """What a student trains against, by teacher and view: whitened vectors, or embeddings as they came (`raw`)."""
+    if space == "raw":
+        return teachers_of(store, dataset, split, teachers)
+    return whitened_of(store, dataset, split, teachers, whitening)
+
+
+def fused_teachers(store: FeatureStore, inputs: Sequence[Key]) -> tuple[list[Key], Key]:
+    """The whitening of each teacher a student was trained with, in their order, and its codebook.
+
+    `inputs` are the student's; a student without a codebook has no space in common with its teachers.
+    """
+    codebooks = [key for key in inputs if key.kind == "codebooks"]
+    if not codebooks:
+        raise InputError(
+            "asymmetric search needs a student whose vectors are compared with its teachers', as the method cgd makes "
+            "them; this one was trained another way: use --mode symmetric."
+        )
+    found = dict.fromkeys(store.get(key).inputs[1] for key in inputs if key.kind == "whitened")
+    return list(found), codebooks[0]
 
 
 def whitened_of(

@@ -24,7 +24,7 @@ from cgd.models import batchnorm
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
 from cgd.progress import progress
-from cgd.stages.fuse import EpochTargets, TargetPlan, epoch_targets, make_method
+from cgd.stages.fuse import EpochTargets, TargetPlan, epoch_targets, method_of
 from cgd.stages.images import check_digest
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import replace_file
@@ -74,7 +74,7 @@ class Training:
     ) -> None:
         self.images, self.plan, self.source, self.config = images, plan, source, config
         self.name, self.out, self.compute = name, out, compute
-        self.method = make_method(config.method, plan.method_config, config.fusion)
+        self.method = method_of(plan)
         artifacts = {number: store.get(key) for number, key in zip(plan.views, plan.teachers[0], strict=True)}
         self.geometry = {number: a.read("views") for number, a in artifacts.items() if "views" in a.arrays}
         self.digests = next(iter(artifacts.values())).read("digests")
@@ -148,6 +148,7 @@ class Training:
         if self.norm == "freeze":
             batchnorm.freeze(encoder)
         clock, started, losses = _Clock(), time.perf_counter(), []
+        told: dict[str, list[np.ndarray]] = {name: [] for name in self.method.tells}
         samples = [(int(r), int(v)) for b in batches for r, v in zip(b.rows.ravel(), b.views.ravel(), strict=True)]
         depth = 2 * max(len(b) for b in batches)
         loader = ahead(lambda sample: self._load(encoder, sample), samples, self.compute.workers, depth)
@@ -155,16 +156,20 @@ class Training:
             for step, (batch, target) in enumerate(zip(batches, targets, strict=True)):
                 self._schedule(optimiser, epoch * len(batches) + step, self.config.epochs * len(batches))
                 clock.lap("targets")
-                pixels = self._to_device(np.stack([next(loader) for _ in range(2 * len(batch))]))
+                pixels = self._to_device(np.stack([next(loader) for _ in range(batch.rows.size)]))
                 clock.lap("data")
                 losses.append(self._step(encoder, optimiser, pixels, target, clock))
-                bar.update(2 * len(batch))
+                for name, values in told.items():
+                    values.append(target[name])
+                bar.update(batch.rows.size)
                 bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
         seconds = time.perf_counter() - started
+        sizes = [len(b) for b in batches]
         return {
             "epoch": epoch + 1,
-            "loss": float(np.average(losses, weights=[len(b) for b in batches])),
+            "loss": float(np.average(losses, weights=sizes)),
             "learning_rate": optimiser.param_groups[0]["lr"],
+            "teachers": {name: np.average(values, axis=0, weights=sizes).tolist() for name, values in told.items()},
             "seconds": seconds,
             "images_per_second": len(samples) / seconds,
             "seconds_per_step": clock.per_step(),
@@ -173,10 +178,10 @@ class Training:
     def _step(
         self, encoder: Encoder, optimiser: torch.optim.Optimizer, pixels: torch.Tensor, target: Target, clock: _Clock
     ) -> float:
-        """One update on a batch of pairs, `pixels` (2B, 3, H, W) a pair's two in a row; the loss before it."""
+        """One update on a batch, `pixels` (B V, 3, H, W) a pair's two in a row; the loss before it."""
         goal = {name: torch.from_numpy(values).to(self.compute.device) for name, values in target.items()}
         embedding = encoder(pixels)
-        loss = self.method.loss(embedding.unflatten(0, (len(pixels) // 2, 2)), goal)
+        loss = self.method.loss(embedding.unflatten(0, (-1, self.method.needs.images_per_row)), goal)
         value = loss.item()
         clock.lap("forward")
         if not math.isfinite(value):

@@ -15,7 +15,7 @@ from cgd.data.views import CROP, FIXED, view_kind
 from cgd.errors import InputError
 from cgd.progress import progress
 from cgd.retrieval.vectors import l2
-from cgd.retrieval.whitening import Moments, energy_kept, fit_pca, whiten
+from cgd.retrieval.whitening import Moments, energy_kept, whiten, whitening_from
 from cgd.store.artifact import Artifact
 from cgd.store.feature_store import FeatureStore
 from cgd.store.keys import identify, settings_of
@@ -68,7 +68,7 @@ def fit_whitening(*, store: FeatureStore, embeddings: Sequence[Key], config: Whi
             for rows, seen in _fitting_rows(artifacts, config):
                 moments.add(rows)
                 bar.update(seen)
-        fitted = fit_pca(moments, config.dim, config.floor, kind)
+        fitted = whitening_from(moments, config.kind, config.dim, config.floor, kind, config.seed)
         arrays = {"mean": fitted.mean, "projection": fitted.projection, "eigenvalues": fitted.eigenvalues}
         about = {"label": label, "n_fit": fitted.n_fit, "n_clamped": fitted.n_clamped, "view_kind": kind}
         store.write_whole(identity, arrays, attributes=about)

@@ -58,6 +58,10 @@ LAYOUT: Mapping[str, tuple[Array, ...]] = {
     ),
     "whitened": (_IDS, Array("vectors", ("image", "dim"), "float16", _NAN), _VALID, _DIGESTS, _VIEWS),
     "students": (),  # files only: model.safetensors, recipe.json, log.jsonl
+    "codebooks": (
+        Array("centroids", ("position", "anchor", "dim"), "float32", _NAN),
+        Array("rotations", ("teacher", "out", "dim"), "float32", _NAN, optional=True),
+    ),
     "canaries": (Array("vectors", ("image", "scale", "dim"), "float32", _NAN),),
     "scores": (
         Array("queries", ("query",), "str", ""),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cgd.retrieval.vectors import l2
-from cgd.retrieval.whitening import Moments, fit_pca, whiten
+from cgd.retrieval.whitening import Moments, whiten, whitening_from
 from cgd.types import Whitening
 
 pytestmark = pytest.mark.shared
@@ -24,7 +24,7 @@ def fit(rows: np.ndarray, dim: int, block: int = 700) -> Whitening:
     moments = Moments()
     for start in range(0, len(rows), block):
         moments.add(rows[start : start + block])
-    return fit_pca(moments, dim, 1e-5, "fixed")
+    return whitening_from(moments, "pca", dim, 1e-5, "fixed")
 
 
 @pytest.mark.parametrize("dim", [64, 32])

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cgd.data.sampling import epoch_generator, image_pairs, label_pairs
+from cgd.data.sampling import epoch_generator, image_pairs, label_pairs, single_images
 from cgd.errors import InputError
 from cgd.types import Batch
 
@@ -25,6 +25,21 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
     return len(one) == len(other) and all(
         np.array_equal(a.rows, b.rows) and np.array_equal(a.views, b.views) for a, b in zip(one, other, strict=True)
     )
+
+
+def singles(seed: int = 0, epoch: int = 0, batch: int = 7, usable: np.ndarray = ALL) -> list[Batch]:
+    return list(single_images(usable, (1, 2, 5), batch, epoch_generator(seed, epoch)))
+
+
+def test_single_images_come_once_each_under_any_view() -> None:
+    usable = ALL.copy()
+    usable[3] = False
+    batches = singles(usable=usable)
+    assert [b.rows.shape for b in batches] == [(7, 1)] * 5
+    assert sorted(int(r) for b in batches for r in b.rows[:, 0]) == [r for r in range(len(ALL)) if r != 3]
+    assert {int(v) for e in range(5) for b in singles(epoch=e) for v in b.views.ravel()} == {1, 2, 5}
+    assert same(singles(), singles())
+    assert not same(singles(), singles(epoch=1))
 
 
 def test_the_two_images_of_a_pair_are_distinct_and_of_one_label() -> None:

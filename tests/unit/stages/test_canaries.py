@@ -12,7 +12,7 @@ import torch
 from cgd.data.synthetic import draw_landmarks
 from cgd.errors import StoreError
 from cgd.models.encoder import Encoder
-from cgd.pipeline import steps
+from cgd.pipeline import scoring, steps
 from cgd.pipeline.recipe import change
 from cgd.pipeline.steps import Session
 from cgd.stages.canaries import SIZES, draw_canary
@@ -79,9 +79,9 @@ def test_a_network_that_ignores_boxes_is_not_asked_for_cropped_queries(
     benchmark = session.workspace.benchmark(f"manifest:{drawn / 'manifest.csv'}", "lm")
     sources = steps.teacher_sources(session, [f"{TEACHER}&query_crop=none"])
     with pytest.raises(ValueError, match=r"ignores the boxes of queries.*--queries full"):
-        steps.evaluate(session, benchmark, sources, tiny_recipe.evaluate)
+        scoring.evaluate(session, benchmark, sources, tiny_recipe.evaluate)
     full = change(tiny_recipe, "evaluate", queries="full").evaluate
-    assert steps.evaluate(session, benchmark, sources, full)[0]["card"]["query_crop"] is False
+    assert scoring.evaluate(session, benchmark, sources, full)[0]["card"]["query_crop"] is False
 
 
 # memory

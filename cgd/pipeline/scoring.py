@@ -1,0 +1,206 @@
+"""Scores: a benchmark embedded by teachers or a student where it is not yet, then searched and scored."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cgd.config import EvaluateConfig, ExtractConfig
+from cgd.data.views import CROPPED, FIXED
+from cgd.errors import InputError
+from cgd.pipeline import steps
+from cgd.pipeline.steps import Session
+from cgd.stages import select
+from cgd.store.feature_store import FeatureStore
+from cgd.types import Benchmark, ImageList, Key
+
+if TYPE_CHECKING:  # only the stages that run networks import torch
+    from cgd.models.encoder import EncoderSource
+    from cgd.stages.descriptors import Member
+
+
+def evaluate(
+    session: Session,
+    benchmark: Benchmark,
+    sources: Sequence[EncoderSource],
+    config: EvaluateConfig,
+    *,
+    whitening: str | Mapping[str, Key] | None = None,
+    ensemble: bool = False,
+    extract_config: ExtractConfig | None = None,
+) -> list[dict[str, Any]]:
+    """Score each of `sources` on `benchmark`, and their ensemble; embeds what is not embedded yet.
+
+    `whitening` is the name of the data set it was fitted on, part of a key, or keys by label.
+    """
+    from cgd.stages import evaluate as stage
+
+    store = session.store(write=True)
+    random, sets = _distractors(session, benchmark, config.distractors)
+    extraction = extract_config or ExtractConfig()
+    results = []
+    for cropped in _query_protocols(benchmark, config):
+        started = time.perf_counter()
+        members = _members(session, benchmark, sources, bool(cropped), sets, extraction, whitening)
+        embedding = time.perf_counter() - started
+        groups = [(m.label, [m]) for m in members]
+        if ensemble and len(members) > 1:
+            groups.append((f"ensemble of {len(members)}", members))
+        for name, group in groups:
+            model = f"{name}, whitened" if whitening is not None else name
+            result = stage.evaluate(
+                store=store,
+                benchmark=benchmark,
+                model=model,
+                members=group,
+                queries_cropped=cropped,
+                config=config,
+                random=random,
+            )
+            results.append({**result, "seconds": {"embed": embedding, **result["seconds"]}})
+    return results
+
+
+def evaluate_asymmetric(
+    session: Session,
+    benchmark: Benchmark,
+    student: str,
+    config: EvaluateConfig,
+    *,
+    teachers: Sequence[str] = (),
+    scales: Sequence[float] = (),
+    extract_config: ExtractConfig | None = None,
+) -> list[dict[str, Any]]:
+    """Score a student's queries in a gallery of the fused teachers it was distilled from (CGD).
+
+    The teachers go through the whitening they had in training, whatever the kind of view it was fitted on: the
+    student learnt that space. `teachers` name them where their weights have to be found.
+    """
+    from cgd.stages import evaluate as stage
+    from cgd.stages.descriptors import Fused, Member
+
+    store = session.store(write=True)
+    _, about = steps.find_student(session, student)
+    whitenings, codebook = select.fused_teachers(store, [Key.parse(key) for key in about["inputs"]])
+    own = steps.load_student(session, student, scales)
+    sources = _fused_sources(session, store, whitenings, teachers)
+    random, sets = _distractors(session, benchmark, config.distractors)
+    extraction = extract_config or ExtractConfig()
+    fusion = about["distill"]["fusion"]
+
+    def fused(images: ImageList) -> Fused:
+        keys = _embed(session, images, sources, FIXED, extraction)
+        return Fused(tuple(keys[s.label] for s in sources), tuple(whitenings), fusion, codebook)
+
+    results = []
+    for cropped in _query_protocols(benchmark, config):
+        started = time.perf_counter()
+        queries = _embed(session, benchmark.queries, [own], CROPPED if cropped else FIXED, extraction)[own.label]
+        member = Member(own.label, fused(benchmark.gallery), queries, None, tuple(map(fused, sets)))
+        embedding = time.perf_counter() - started
+        result = stage.evaluate(
+            store=store,
+            benchmark=benchmark,
+            model=f"{own.label}, asymmetric",
+            members=[member],
+            queries_cropped=cropped,
+            config=config,
+            random=random,
+        )
+        results.append({**result, "seconds": {"embed": embedding, **result["seconds"]}})
+    return results
+
+
+def _fused_sources(
+    session: Session, store: FeatureStore, whitenings: Sequence[Key], teachers: Sequence[str]
+) -> list[EncoderSource]:
+    """The teachers that these whitenings belong to, by the names given, or by what the store says of them."""
+    from cgd.models.load import named
+
+    wanted = [store.get(key).settings["encoder"] for key in whitenings]
+    sources = steps.teacher_sources(session, teachers or [named(identity) for identity in wanted])
+    for identity in wanted:
+        if not any(json.loads(json.dumps(s.identity)) == identity for s in sources):
+            raise InputError(
+                f"the student was distilled from {named(identity)}, which is not among --teachers "
+                f"{','.join(teachers) or '(not given)'}: name the teachers it was trained with."
+            )
+    order = {json.dumps(s.identity, sort_keys=True): s for s in sources}
+    return [order[json.dumps(identity, sort_keys=True)] for identity in wanted]
+
+
+def _query_protocols(benchmark: Benchmark, config: EvaluateConfig) -> list[bool | None]:
+    """Cropped, full or both; None where the benchmark has no boxes."""
+    if benchmark.queries.boxes is None or not any(benchmark.queries.boxes):
+        return [None]
+    protocols: dict[str, list[bool | None]] = {"cropped": [True], "full": [False], "both": [True, False]}
+    return protocols[config.queries]
+
+
+def _distractors(session: Session, benchmark: Benchmark, texts: Sequence[str]) -> tuple[Any, list[ImageList]]:
+    """Random distractors or none, and the image lists: `1m` is the revisited million under the benchmark's root."""
+    from cgd.stages.descriptors import RandomDistractors
+
+    random, sets = None, []
+    for text in texts:
+        kind, _, count = text.partition(":")
+        if kind == "random":
+            if not count.isdigit():
+                raise InputError(f"--distractors {text}: expected random:N with a whole number.")
+            random = RandomDistractors(int(count))
+        elif text == "1m":
+            root = benchmark.gallery.root
+            assert root is not None, "an opened benchmark knows where its images are"
+            sets.append(session.workspace.images(f"revisitop1m:{root.parent}"))
+        else:
+            sets.append(session.workspace.images(text))
+    return random, sets
+
+
+def _members(
+    session: Session,
+    benchmark: Benchmark,
+    sources: Sequence[EncoderSource],
+    cropped: bool,
+    distractors: Sequence[ImageList],
+    config: ExtractConfig,
+    whitening: str | Mapping[str, Key] | None,
+) -> list[Member]:
+    """Embeddings of gallery, queries and distractors by each encoder, made where they are missing."""
+    from cgd.stages.descriptors import Member
+
+    store = session.store(write=True)
+    whitenings = {s.label: _whitening(store, s, whitening) for s in sources}  # refuse before any work is done
+    gallery = _embed(session, benchmark.gallery, sources, FIXED, config)
+    queries = _embed(session, benchmark.queries, sources, CROPPED if cropped else FIXED, config)
+    others = [_embed(session, images, sources, FIXED, config) for images in distractors]
+    return [
+        Member(s.label, gallery[s.label], queries[s.label], whitenings[s.label], tuple(o[s.label] for o in others))
+        for s in sources
+    ]
+
+
+def _embed(
+    session: Session, images: ImageList, sources: Sequence[EncoderSource], view: str, config: ExtractConfig
+) -> dict[str, Key]:
+    """Embeddings of one view of some images by each encoder, by its label; made where they are missing."""
+    from cgd.stages.extract import extract
+
+    report = extract(
+        store=session.store(write=True),
+        images=images,
+        sources=sources,
+        views=[view],
+        config=config,
+        compute=session.compute(),
+    )
+    return {label: encoder.keys[view] for label, encoder in report.encoders.items()}
+
+
+def _whitening(store: FeatureStore, source: EncoderSource, wanted: str | Mapping[str, Key] | None) -> Key | None:
+    """The whitening of full images for one encoder."""
+    if wanted is None or isinstance(wanted, str):
+        return None if wanted is None else select.whitening_of(store, source.label, source.identity, wanted)
+    return wanted[source.label]

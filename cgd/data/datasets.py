@@ -10,6 +10,17 @@ import numpy as np
 
 from cgd.data import synthetic
 from cgd.data.groundtruth import RevisitedGroundTruth, read_ground_truth
+from cgd.data.published_sets import (
+    GALLERY,
+    QUERY,
+    existing,
+    gldv2_clean,
+    no_splits,
+    revisited,
+    revisited_images,
+    revisitop1m,
+    sfm120k,
+)
 from cgd.errors import InputError, unknown
 from cgd.registry import Spec, bind
 from cgd.types import Benchmark, GroundTruth, ImageList
@@ -17,7 +28,6 @@ from cgd.types import Benchmark, GroundTruth, ImageList
 EXTENSIONS = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"]
 )
-QUERY, GALLERY = "query", "gallery"
 
 
 def default_name(text: str) -> str:
@@ -49,7 +59,7 @@ def open_benchmark(text: str, name: str | None = None) -> Benchmark:
     kind, path = _parts(text)
     name = name or default_name(text)
     if kind in ("roxford5k", "rparis6k"):
-        return _revisited(Path(path) / kind, kind, name)
+        return revisited(Path(path) / kind, kind, name)
     if kind == "synthetic":
         path = str(_drawn(path) / "manifest.csv")
     if kind in ("manifest", "synthetic"):
@@ -90,8 +100,8 @@ def _parts(text: str) -> tuple[str, str]:
 
 
 def _folder(path: str, name: str, split: str | None) -> ImageList:
-    _no_splits("folder", split)
-    root = _existing(Path(path))
+    no_splits("folder", split)
+    root = existing(Path(path))
     found = [path.relative_to(root).as_posix() for path in _walk(root, ())]
     for path in found:
         if not path.isprintable() or "\udc80" <= max(path) <= "\udcff":
@@ -99,11 +109,6 @@ def _folder(path: str, name: str, split: str | None) -> ImageList:
     found.sort()
     labels = [str(PurePosixPath(p).parent) for p in found]
     return ImageList(name, None, tuple(found), tuple(found), root, None if set(labels) <= {"."} else tuple(labels))
-
-
-def _no_splits(kind: str, split: str | None) -> None:
-    if split is not None:
-        raise InputError(f"{kind} has no splits, so there is no '{split}'; a manifest has them.")
 
 
 def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
@@ -142,7 +147,7 @@ def _manifest(path: str, name: str, split: str | None) -> ImageList:
 def _table(file: Path) -> Any:
     import pandas as pd
 
-    _existing(file)
+    existing(file)
     try:
         if file.suffix == ".parquet":
             table = pd.read_parquet(file)
@@ -187,57 +192,6 @@ def _manifest_with_truth(path: str, name: str, known: RevisitedGroundTruth) -> B
     return Benchmark(name, choose(GALLERY, known.gallery, None), choose(QUERY, known.queries, known.boxes), known.truth)
 
 
-def _revisited(root: Path, kind: str, name: str) -> Benchmark:
-    _existing(root)
-    files = [root / f"gnd_{kind}.json", root / f"gnd_{kind}.pkl"]
-    file = next((f for f in files if f.is_file()), None)
-    if file is None:
-        raise InputError(f"{root} holds neither {files[0].name} nor {files[1].name}.")
-    known = read_ground_truth(file)
-
-    def listed(split: str, names: tuple[str, ...], boxes: Any = None) -> ImageList:
-        return ImageList(name, split, names, tuple(f"jpg/{n}.jpg" for n in names), root, boxes=boxes)
-
-    return Benchmark(name, listed(GALLERY, known.gallery), listed(QUERY, known.queries, known.boxes), known.truth)
-
-
-def _revisited_images(kind: str) -> Callable[[str, str, str | None], ImageList]:
-    def images(path: str, name: str, split: str | None) -> ImageList:
-        benchmark = _revisited(Path(path) / kind, kind, name)
-        parts = {GALLERY: benchmark.gallery, QUERY: benchmark.queries}
-        if split not in (None, *parts):
-            raise unknown(f"split of {kind}", str(split), parts)
-        return parts[split or GALLERY]
-
-    return images
-
-
-def _revisitop1m(path: str, name: str, split: str | None) -> ImageList:
-    root = _existing(Path(path) / "revisitop1m")
-    _no_splits("revisitop1m", split)
-    lines = _existing(root / "revisitop1m.txt").read_text().splitlines()
-    ids = tuple(line.strip() for line in lines if line.strip())
-    return ImageList(name, split, ids, tuple(f"jpg/{i}" for i in ids), root)
-
-
-def _gldv2_clean(path: str, name: str, split: str | None) -> ImageList:
-    root = _existing(Path(path))
-    places = [root / "train_clean.csv", root / "meta/train_clean.csv", root / "train/train_clean.csv"]
-    file = next((p for p in places if p.is_file()), None)
-    if file is None:
-        raise InputError(f"{root} holds no train_clean.csv, neither at its top nor in meta/ or train/.")
-    if split not in (None, "train"):
-        raise unknown("split of gldv2-clean", split, ["train"])
-    ids: list[str] = []
-    labels: list[str] = []
-    for line in file.read_text().splitlines()[1:]:
-        label, _, images = line.partition(",")
-        ids += images.split()
-        labels += [label] * (len(ids) - len(labels))
-    paths = tuple(f"train/{i[0]}/{i[1]}/{i[2]}/{i}.jpg" for i in ids)
-    return ImageList(name, split, tuple(ids), paths, root, tuple(labels))
-
-
 def _synthetic(path: str, name: str, split: str | None) -> ImageList:
     return _manifest(str(_drawn(path) / "manifest.csv"), name, split)
 
@@ -251,18 +205,13 @@ def _drawn(path: str) -> Path:
     return synthetic.draw_landmarks(folder, **bind(synthetic.draw_landmarks, spec.options, f"synthetic:{path}"))
 
 
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise InputError(f"{path} does not exist.")
-    return path
-
-
 _KINDS: dict[str, Callable[[str, str, str | None], ImageList]] = {
     "folder": _folder,
     "manifest": _manifest,
-    "gldv2-clean": _gldv2_clean,
-    "roxford5k": _revisited_images("roxford5k"),
-    "rparis6k": _revisited_images("rparis6k"),
-    "revisitop1m": _revisitop1m,
+    "gldv2-clean": gldv2_clean,
+    "roxford5k": revisited_images("roxford5k"),
+    "rparis6k": revisited_images("rparis6k"),
+    "revisitop1m": revisitop1m,
+    "sfm120k": sfm120k,
     "synthetic": _synthetic,
 }

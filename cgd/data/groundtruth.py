@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from cgd.data.pickles import read_plain_pickle
 from cgd.errors import InputError
 from cgd.types import GroundTruth
 
@@ -32,11 +31,7 @@ def read_ground_truth(path: Path) -> RevisitedGroundTruth:
 
     Raises `InputError` where the file is damaged, holds more than plain values, or points outside its gallery.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the ground truth {path}: {error.strerror}.") from error
-    content = _unpickle(data, path) if path.suffix == ".pkl" else _parse_json(data, path)
+    content = read_plain_pickle(path) if path.suffix == ".pkl" else _parse_json(path)
     try:
         gallery = tuple(str(name) for name in content["imlist"])
         queries = tuple(str(name) for name in content["qimlist"])
@@ -58,23 +53,11 @@ def read_ground_truth(path: Path) -> RevisitedGroundTruth:
     return RevisitedGroundTruth(gallery, queries, boxes, GroundTruth(easy, hard, junk))
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds lists, dictionaries, text and numbers; refuses everything that would import or call."""
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def _unpickle(data: bytes, path: Path) -> Any:
+def _parse_json(path: Path) -> Any:
     try:
-        return _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
-    except Exception as error:  # a hostile pickle may raise anything; nothing of it has run
-        raise InputError(f"{path} is refused: it is not a pickle of plain values ({error}).") from error
-
-
-def _parse_json(data: bytes, path: Path) -> Any:
-    try:
-        return json.loads(data)
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}.") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}.") from error
 

@@ -72,7 +72,15 @@ def pickled_scalar(kind: Any, data: Any = b"") -> int | float | bool:
     return value
 
 
+def pickled_bytes(text: Any, codec: Any = "latin1") -> bytes:
+    """Bytes as old pickle protocols hold them."""
+    if not isinstance(text, str) or codec != "latin1":
+        raise ValueError("pickled bytes are no bytes")
+    return text.encode("latin1")
+
+
 STAND_INS: list[Any] = [
+    (pickled_bytes, "_codecs.encode"),
     (PickledType, "numpy.dtype"),
     (PickledObject, "numpy.ndarray"),  # only handed to `_reconstruct`
     *((PickledArray, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),

@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -352,11 +354,82 @@ def test_gldv2_clean_is_read_from_each_place_of_its_list(tmp_path: Path, place: 
     (tmp_path / place).mkdir(exist_ok=True)
     lines = "landmark_id,images\n17,abc0000000000001 0de0000000000002\n4,fff0000000000003\n"
     (tmp_path / place / "train_clean.csv").write_text(lines)
+    unpack(tmp_path, "train/a/b/c/abc0000000000001.jpg", "train/0/d/e/0de0000000000002.jpg",
+           "train/f/f/f/fff0000000000003.jpg")  # fmt: skip
     images = open_dataset(f"gldv2-clean:{tmp_path}")
     assert images.ids == ("abc0000000000001", "0de0000000000002", "fff0000000000003")
     assert images.labels == ("17", "17", "4")
     assert images.paths[1] == "train/0/d/e/0de0000000000002.jpg"
     assert images.name == "gldv2-clean"
+
+
+def unpack(root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+def test_gldv2_clean_half_unpacked_says_what_is_missing_and_how_it_must_look(tmp_path: Path) -> None:
+    ids = [f"{n:02x}c000000000{n:04x}" for n in range(100)]
+    (tmp_path / "train_clean.csv").write_text("landmark_id,images\n1," + " ".join(ids) + "\n")
+    unpack(tmp_path, *(f"train/{i[0]}/{i[1]}/{i[2]}/{i}.jpg" for i in ids[:60]))
+    with pytest.raises(InputError, match=r"13 of 32 images looked for are missing, e\.g\. train/3/c/c/.*train/a/b/c/"):
+        open_dataset(f"gldv2-clean:{tmp_path}")
+
+
+SFM = {
+    "train": {"cids": ["0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210", "aaaaaabbbbbb"],
+              "cluster": [5, 5, 9], "qidxs": [0], "pidxs": [1], "bbxs": None},
+    "val": {"cids": ["00000000112233"], "cluster": [5], "qidxs": [], "pidxs": []},
+}  # fmt: skip
+SFM_FILES = (
+    "ims/ef/cd/ab/0123456789abcdef0123456789abcdef",
+    "ims/10/32/54/fedcba9876543210fedcba9876543210",
+    "ims/bb/bb/bb/aaaaaabbbbbb",
+    "ims/33/22/11/00000000112233",
+)
+
+
+@pytest.mark.parametrize("arrays", [False, True], ids=["lists", "arrays"])
+def test_sfm120k_is_read_from_its_published_layout(tmp_path: Path, arrays: bool) -> None:
+    content: Any = SFM
+    if arrays:
+        content = {k: {**v, "cluster": np.array(v["cluster"], np.int64)} for k, v in SFM.items()}
+    (tmp_path / "retrieval-SfM-120k.pkl").write_bytes(pickle.dumps(content, 2))
+    unpack(tmp_path, *SFM_FILES)
+    images = open_dataset(f"sfm120k:{tmp_path}")
+    assert images.paths == SFM_FILES[:3]
+    assert images.labels == ("train-5", "train-5", "train-9")
+    assert images.ids == tuple(SFM["train"]["cids"])
+    assert open_dataset(f"sfm120k:{tmp_path}", split="val").paths == SFM_FILES[3:]
+    with pytest.raises(InputError, match="unknown split of sfm120k 'test'"):
+        open_dataset(f"sfm120k:{tmp_path}", split="test")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"val": SFM["val"]}, "no cids and clusters of 'train'"),
+        ([1], "no cids and clusters of 'train'"),
+        ({"train": {"cids": ["abcdefgh"], "cluster": []}}, "1 images of 'train', 0 of them with a model"),
+        ({"train": {"cids": ["../../etc/passwd"], "cluster": [1]}}, "is no name of an image"),
+        ({"train": {"cids": [b"abcdefgh"], "cluster": [1]}}, "is no name of an image"),
+        (Path("x"), "is refused: it is not a pickle of plain values"),
+    ],
+)
+def test_a_damaged_sfm120k_is_refused(tmp_path: Path, content: Any, told: str) -> None:
+    (tmp_path / "retrieval-SfM-120k.pkl").write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(InputError, match=told):
+        open_dataset(f"sfm120k:{tmp_path}")
+
+
+def test_sfm120k_half_unpacked_says_what_is_missing_and_how_it_must_look(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no retrieval-SfM-120k\.pkl; it must hold that file, and the images"):
+        open_dataset(f"sfm120k:{tmp_path}")
+    (tmp_path / "retrieval-SfM-120k.pkl").write_bytes(pickle.dumps(SFM, 2))
+    unpack(tmp_path, *SFM_FILES[:2])
+    with pytest.raises(InputError, match=r"1 of 3 images looked for are missing, e\.g\. ims/bb/bb/bb/aaaaaabbbbbb"):
+        open_dataset(f"sfm120k:{tmp_path}")
 
 
 def test_gldv2_clean_without_its_list_says_where_it_was_looked_for(tmp_path: Path) -> None:

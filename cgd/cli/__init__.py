@@ -31,6 +31,7 @@ for _command in (
     main_job.distill,
     main_job.evaluate,
     main_job.run,
+    main_job.prove,
     main_job.demo,
     store.store_group,
     teachers.teachers_group,

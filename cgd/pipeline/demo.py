@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cgd.config import Recipe
+from cgd.pipeline import steps
 from cgd.pipeline.recipe import build_recipe
 from cgd.pipeline.runner import RunReport, run
 from cgd.pipeline.steps import Session
+from cgd.types import ImageList, Key
 
 IMAGES = "synthetic:landmarks?labels=80&seed=0"
 _INPUT = "size=96&resize=square&weights=random"
@@ -37,6 +39,16 @@ def demo_recipe() -> Recipe:
         },
         "demo",
     )
+
+
+def extracted(session: Session) -> tuple[ImageList, dict[str, dict[str, Key]], Recipe]:
+    """The demonstration's training images, its teachers' whitened vectors by label and view, and its recipe."""
+    session.workspace.introduce("landmarks", IMAGES)
+    recipe = demo_recipe()
+    images = session.workspace.images(recipe.data.train)
+    done = steps.extract_teachers(session, images, recipe.extract)
+    whitened = steps.fit_whitening(session, {label: r.keys for label, r in done.encoders.items()}, recipe.whiten)
+    return images, {label: views for label, (_, views) in whitened.items()}, recipe
 
 
 def demo(session: Session, out: Path) -> RunReport:

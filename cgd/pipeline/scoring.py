@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -85,7 +84,7 @@ def evaluate_asymmetric(
     _, about = steps.find_student(session, student)
     whitenings, codebook = select.fused_teachers(store, [Key.parse(key) for key in about["inputs"]])
     own = steps.load_student(session, student, scales)
-    sources = _fused_sources(session, store, whitenings, teachers)
+    sources = steps.sources_of(session, [store.get(key).settings["encoder"] for key in whitenings], teachers)
     random, sets = _distractors(session, benchmark, config.distractors)
     extraction = extract_config or ExtractConfig()
     fusion = about["distill"]["fusion"]
@@ -111,24 +110,6 @@ def evaluate_asymmetric(
         )
         results.append({**result, "seconds": {"embed": embedding, **result["seconds"]}})
     return results
-
-
-def _fused_sources(
-    session: Session, store: FeatureStore, whitenings: Sequence[Key], teachers: Sequence[str]
-) -> list[EncoderSource]:
-    """The teachers that these whitenings belong to, by the names given, or by what the store says of them."""
-    from cgd.models.load import named
-
-    wanted = [store.get(key).settings["encoder"] for key in whitenings]
-    sources = steps.teacher_sources(session, teachers or [named(identity) for identity in wanted])
-    for identity in wanted:
-        if not any(json.loads(json.dumps(s.identity)) == identity for s in sources):
-            raise InputError(
-                f"the student was distilled from {named(identity)}, which is not among --teachers "
-                f"{','.join(teachers) or '(not given)'}: name the teachers it was trained with."
-            )
-    order = {json.dumps(s.identity, sort_keys=True): s for s in sources}
-    return [order[json.dumps(identity, sort_keys=True)] for identity in wanted]
 
 
 def _query_protocols(benchmark: Benchmark, config: EvaluateConfig) -> list[bool | None]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # only the stages that run networks import torch
     from cgd.models.encoder import EncoderSource
     from cgd.stages.distill import DistillReport
     from cgd.stages.extract import ExtractReport
+    from cgd.stages.prove import Proof
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,34 @@ def teacher_sources(session: Session, teachers: Sequence[str]) -> list[EncoderSo
     if not teachers:
         raise InputError("no teacher is named: give --teachers NAME[,NAME…], e.g. --teachers gem.")
     return [teacher(text, session.weights) for text in teachers]
+
+
+def sources_of(session: Session, wanted: Sequence[Mapping[str, Any]], teachers: Sequence[str]) -> list[EncoderSource]:
+    """The teachers with these identities, in this order, by the names given or by what the store says of them."""
+    from cgd.models.load import named
+    from cgd.store.keys import canonical
+
+    sources = teacher_sources(session, teachers or [named(identity) for identity in wanted])
+    known = {canonical(source.identity): source for source in sources}
+    for identity in wanted:
+        if canonical(identity) not in known:
+            raise InputError(
+                f"the stored vectors are those of {named(identity)}, which is not among --teachers "
+                f"{','.join(teachers) or '(not given)'}: name the teachers that were extracted."
+            )
+    return [known[canonical(identity)] for identity in wanted]
+
+
+def stored_sources(
+    session: Session, vectors: Mapping[str, Mapping[str, Key]], teachers: Sequence[str]
+) -> list[EncoderSource]:
+    """The teachers whose stored vectors these are, by label and view."""
+    store, wanted = session.store(), []
+    for views in vectors.values():
+        artifact = store.get(next(iter(views.values())))
+        embeddings = artifact if artifact.key.kind == "embeddings" else store.get(artifact.inputs[0])
+        wanted.append(embeddings.settings["encoder"])
+    return sources_of(session, wanted, teachers)
 
 
 def views_of(config: ExtractConfig) -> list[str]:
@@ -160,6 +189,24 @@ def _distillation(
         "out": out,
         "compute": session.compute(),
     }
+
+
+def prove(
+    session: Session,
+    images: ImageList,
+    teachers: Mapping[str, Mapping[str, Key]],
+    sources: Sequence[EncoderSource],
+    recipe: Recipe,
+    *,
+    count: int,
+    samples: int,
+) -> Proof:
+    """Compare live teachers with the store, and `count` steps of training with both; nothing is kept."""
+    from cgd.stages.distill import training_of
+    from cgd.stages.prove import prove as run
+
+    training = training_of(**_distillation(session, images, teachers, recipe, Path("proof")))
+    return run(store=session.store(), training=training, sources=sources, steps=count, samples=samples)
 
 
 def method_config(recipe: Recipe) -> Any:

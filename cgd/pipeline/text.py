@@ -170,6 +170,22 @@ def check_text(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+def proof_text(r: Result) -> str:
+    """What was compared, how far apart it was, and what follows."""
+    lines = [
+        f"{r['samples']} images and views, live teachers against the store: least cosine (required "
+        f"{r['allowed']['min_cosine']})",
+        *(f"  {label}: {cosine:.8f}" for label, cosine in r["cosines"].items()),
+        f"  crops drawn elsewhere than stored: {r['geometry_differs']}",
+        f"{r['steps']} steps of training, losses at equal weights, from {r['loss'][0]:.4f} to {r['loss'][-1]:.4f}: "
+        "largest difference from live teachers",
+    ]
+    for kind, found in ((r["precision"], r["max_loss_difference"]), ("float32", r["max_loss_difference_float32"])):
+        lines.append(f"  stored {kind} vectors: {found:.1e} (allowed {r['allowed']['max_loss_difference'][kind]:.0e})")
+    verdict = "proven: training from the store is training with the teachers there" if r["proven"] else "NOT PROVEN"
+    return "\n".join([*lines, verdict, *(f"  {problem}" for problem in r["problems"])])
+
+
 def _render(rows: Sequence[Sequence[str]]) -> str:
     """Cells in columns: the first to the left, the others to the right, a line under the head."""
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]

@@ -109,9 +109,33 @@ def estimate(
     compute: Compute,
 ) -> dict[str, float]:
     """Steps, bytes of an epoch's targets and seconds that `distill` with these arguments will take; nothing is kept."""
+    return training_of(
+        store=store,
+        images=images,
+        teachers=teachers,
+        source=source,
+        config=config,
+        method_config=method_config,
+        out=out,
+        compute=compute,
+    ).measure()
+
+
+def training_of(
+    *,
+    store: FeatureStore,
+    images: ImageList,
+    teachers: Mapping[str, Mapping[str, Key]],
+    source: EncoderSource,
+    config: DistillConfig,
+    method_config: Any,
+    out: Path,
+    compute: Compute,
+) -> Training:
+    """The training that `distill` with these arguments runs, not begun."""
     plan = _plan(store, images, teachers, config, method_config, compute.device)
     name = str(_identity(images, source, plan, config).key)
-    return Training(store, images, plan, source, config, name, out, compute).measure()
+    return Training(store, images, plan, source, config, name, out, compute)
 
 
 def _views_used(

@@ -81,7 +81,7 @@ class Training:
 
     def run(self) -> tuple[Encoder, list[Line]]:
         """Train to the end; the student and a line per epoch: loss and rates, which differ between two equal runs."""
-        encoder = self._prepare()
+        encoder = self.prepare()
         optimiser = torch.optim.Adam(
             encoder.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
@@ -96,15 +96,15 @@ class Training:
     def measure(self) -> dict[str, float]:
         """Steps of an epoch, bytes of its targets, and seconds of all epochs to expect; two steps are tried."""
         batches, targets = epoch_targets(self.plan, 0)
-        encoder = self._prepare()
+        encoder = self.prepare()
         optimiser = torch.optim.Adam(encoder.parameters(), lr=0.0)
-        encoder.train()
+        self.train_mode(encoder)
         clock = _Clock()
         for _ in range(2):  # the first warms up
             started = time.perf_counter()
             samples = [(int(r), int(v)) for r, v in zip(batches[0].rows.ravel(), batches[0].views.ravel(), strict=True)]
-            loaded = ahead(lambda sample: self._load(encoder, sample), samples, self.compute.workers, len(samples))
-            self._step(encoder, optimiser, self._to_device(np.stack(list(loaded))), targets[0], clock)
+            loaded = ahead(lambda sample: self.load(encoder, sample), samples, self.compute.workers, len(samples))
+            self._step(encoder, optimiser, self.to_device(np.stack(list(loaded))), targets[0], clock)
             seconds = time.perf_counter() - started
         pairs = sum(len(b) for b in batches)
         return {
@@ -115,7 +115,7 @@ class Training:
             "seconds": seconds * self.config.epochs * pairs / len(batches[0]),
         }
 
-    def _prepare(self) -> Encoder:
+    def prepare(self) -> Encoder:
         """The student on its device, its batch norm as configured."""
         encoder = self.source.build()
         self.norm = batchnorm.decide(encoder, self.config.batch_norm, self.source.weights is not None)
@@ -127,12 +127,18 @@ class Training:
             batchnorm.unfold(encoder, self._unfold_batches(encoder))
         return encoder
 
+    def train_mode(self, encoder: Encoder) -> None:
+        """Training mode, batch norm as configured."""
+        encoder.train()
+        if self.norm == "freeze":
+            batchnorm.freeze(encoder)
+
     def _unfold_batches(self, encoder: Encoder) -> Iterator[torch.Tensor]:
         rows = np.linspace(0, len(self.images) - 1, min(UNFOLD_IMAGES, len(self.images))).astype(int)
         readable = [int(r) for r in rows if read_image(self.images.root, self.images.paths[r]).image is not None]
         for start in range(0, len(readable), UNFOLD_BATCH):
             part = readable[start : start + UNFOLD_BATCH]
-            yield self._to_device(np.stack([self._load(encoder, (row, self.plan.views[0])) for row in part]))
+            yield self.to_device(np.stack([self.load(encoder, (row, self.plan.views[0])) for row in part]))
 
     def _epoch(
         self,
@@ -144,19 +150,17 @@ class Training:
     ) -> Line:
         """One pass over `batches`; all randomness in it comes from the seed and the epoch."""
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, epoch, 2]).generate_state(1)[0]))
-        encoder.train()
-        if self.norm == "freeze":
-            batchnorm.freeze(encoder)
+        self.train_mode(encoder)
         clock, started, losses = _Clock(), time.perf_counter(), []
         told: dict[str, list[np.ndarray]] = {name: [] for name in self.method.tells}
         samples = [(int(r), int(v)) for b in batches for r, v in zip(b.rows.ravel(), b.views.ravel(), strict=True)]
         depth = 2 * max(len(b) for b in batches)
-        loader = ahead(lambda sample: self._load(encoder, sample), samples, self.compute.workers, depth)
+        loader = ahead(lambda sample: self.load(encoder, sample), samples, self.compute.workers, depth)
         with progress(len(samples), f"epoch {epoch + 1} of {self.config.epochs}") as bar:
             for step, (batch, target) in enumerate(zip(batches, targets, strict=True)):
                 self._schedule(optimiser, epoch * len(batches) + step, self.config.epochs * len(batches))
                 clock.lap("targets")
-                pixels = self._to_device(np.stack([next(loader) for _ in range(batch.rows.size)]))
+                pixels = self.to_device(np.stack([next(loader) for _ in range(batch.rows.size)]))
                 clock.lap("data")
                 losses.append(self._step(encoder, optimiser, pixels, target, clock))
                 for name, values in told.items():
@@ -199,7 +203,7 @@ class Training:
         for group in optimiser.param_groups:
             group["lr"] = final + (first - final) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
-    def _load(self, encoder: Encoder, sample: tuple[int, int]) -> np.ndarray:
+    def load(self, encoder: Encoder, sample: tuple[int, int]) -> np.ndarray:
         """The pixels of one (row, view), the very crop the teachers saw, at the student's size."""
         row, number = sample
         decoded = read_image(self.images.root, self.images.paths[row])
@@ -208,7 +212,8 @@ class Training:
         view = from_row(self.geometry[number][row]) if number in self.geometry else WHOLE
         return view_pixels(decoded.image, encoder.input_spec, view, self.config.image_size)
 
-    def _to_device(self, pixels: np.ndarray) -> torch.Tensor:
+    def to_device(self, pixels: np.ndarray) -> torch.Tensor:
+        """(B, 3, H, W) on the device, channels last in memory."""
         return torch.from_numpy(pixels).to(self.compute.device, memory_format=torch.channels_last)
 
     def _tell(self, lines: Sequence[Line]) -> None:

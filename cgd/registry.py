@@ -25,7 +25,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cgd.errors import InputError, unknown
+from cgd.errors import CgdError, InputError, unknown
 
 F = TypeVar("F", bound=Callable[..., Any])
 _plugins: dict[str, Callable[..., Any]] = {}
@@ -57,7 +57,7 @@ def find(package: str, name: str) -> Any:
     entries = installed(package)
     if name not in entries:
         raise unknown(_part(package).removesuffix("s"), name, [*names(package), *entries])
-    return entries[name].load()
+    return foreign(f"the plug-in '{name}' of {entries[name].value}", entries[name].load)
 
 
 def installed(package: str) -> dict[str, EntryPoint]:
@@ -96,20 +96,28 @@ def _named_function(module_name: str, function_name: str, text: str) -> Found:
     """A function of the user's, its module in the working directory or installed."""
     sys.path.insert(0, os.getcwd())
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # their module is there and lacks one of its own
-        raise InputError(
-            f"'{text}': there is no plug-in and no module '{module_name}', neither in {os.getcwd()} nor installed."
-        ) from error
+        if module_name.startswith(".") or importlib.util.find_spec(module_name.partition(".")[0]) is None:
+            raise InputError(
+                f"'{text}': there is no plug-in and no module '{module_name}', neither in {os.getcwd()} nor installed."
+            )
+        module = foreign(f"the module {module_name}", importlib.import_module, module_name)
     finally:
         sys.path.remove(os.getcwd())
-    function = getattr(module, function_name, None)
-    if not callable(function) or module.__file__ is None:
+    function, file = getattr(module, function_name, None), getattr(module, "__file__", None)
+    if not callable(function) or file is None:
         raise InputError(f"'{text}': the module {module_name} has no function '{function_name}'.")
-    code = hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
-    return Found(function, None, {"code": code})
+    return Found(function, None, {"code": hashlib.sha256(Path(file).read_bytes()).hexdigest()})
+
+
+def foreign(what: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call code of others'; whatever it raises becomes one sentence, with the cause behind it."""
+    try:
+        return function(*arguments, **options)
+    except CgdError:
+        raise
+    except (Exception, SystemExit) as error:  # their code may raise anything
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise InputError(f"{what} failed ({type(error).__name__}: {reason[:200]}); --debug shows where.") from error
 
 
 def _part(package: str) -> str:
@@ -157,13 +165,14 @@ def slug(text: str) -> str:
 
 def bind(function: Callable[..., Any], options: Mapping[str, str], text: str) -> dict[str, Any]:
     """Options as values of the types `function` declares; values equal to a default are left out."""
-    hints = typing.get_type_hints(function)
+    hints = foreign(f"'{text}'", typing.get_type_hints, function)
     parameters = {n: p for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
     bound: dict[str, Any] = {}
     for key, value in options.items():
         if key not in parameters:
             raise InputError(f"'{text}': {unknown('option', key, parameters)}")
-        hint = hints.get(key, type(parameters[key].default))  # others' functions may lack annotations
+        default = parameters[key].default
+        hint = hints.get(key, str if default is None else type(default))  # others' functions may lack annotations
         converted = convert(value, hint, f"'{text}': option '{key}'")
         if converted != parameters[key].default:
             bound[key] = converted

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MARK_DIGITS = 16
+LARGEST, MOST_SCALED = 16_384, 16  # pixels of an input's side; how much an image may be enlarged
 _KEY = re.compile(rf"(?P<kind>[a-z]+)/(?P<label>[a-z0-9.-]+)-(?P<mark>[0-9a-f]{{{MARK_DIGITS}}})")
 
 
@@ -78,8 +79,13 @@ class InputSpec:
     centre_crop: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.centre_crop < 0 or not self.scales or min(self.scales) <= 0:
-            raise InputError(f"an input needs a positive size and positive scales, got {self.size} and {self.scales}.")
+        if not 1 <= self.size <= LARGEST or not 0 <= self.centre_crop <= LARGEST:
+            raise InputError(
+                f"an input has a positive size and a crop of at most {LARGEST} pixels, got {self.size} and "
+                f"{self.centre_crop}."
+            )
+        if not self.scales or not all(0 < s <= MOST_SCALED for s in self.scales):
+            raise InputError(f"an input has positive scales of at most {MOST_SCALED}, got {self.scales}.")
         if len(self.mean) != 3 or len(self.std) != 3:
             raise InputError("an input needs three means and three standard deviations, in RGB order.")
 

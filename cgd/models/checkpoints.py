@@ -23,7 +23,8 @@ from cgd.errors import WeightsError
 
 # What torch and safetensors raise on damaged files of their formats, old and new.
 _UNREADABLE = (
-    SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError, AssertionError, TypeError, struct.error
+    SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError, AssertionError, TypeError, struct.error,
+    AttributeError, MemoryError, OverflowError
 )  # fmt: skip
 
 
@@ -117,7 +118,7 @@ def read_torch(path: Path, stand_ins: Sequence[Any] = ()) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} is refused: it holds pickled code or objects, not only tensors ({_first_line(error)})."
+            f"{path} is refused: it holds pickled code or objects, not only tensors{_what_it_asks_for(error)}."
         ) from error
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
@@ -141,22 +142,31 @@ def _packed(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return None
     return None if any(n.endswith("data.pkl") for n in names) else next((n for n in names if ".pt" in n), None)
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
+def read_header(path: Path) -> dict[str, Any]:
+    """What `cgd teachers import` wrote beside the tensors of a safetensors file; empty where it did not."""
     try:
         with safe_open(path, framework="pt") as handle:
-            header = (handle.metadata() or {}).get(HEADER, "{}")
-            state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        meta = json.loads(header)
+            header = json.loads((handle.metadata() or {}).get(HEADER, "{}"))
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
-    if not isinstance(meta, dict):
+    if not isinstance(header, dict):
         raise WeightsError(f"{path} has a damaged header.")
-    return Checkpoint(path, state, meta)
+    return header
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    header = read_header(path)
+    try:
+        with safe_open(path, framework="pt") as handle:
+            state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    return Checkpoint(path, state, header)
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:
@@ -180,6 +190,12 @@ def fill(network: nn.Module, checkpoint: Checkpoint, drop: Sequence[str] = ()) -
         raise WeightsError(f"{checkpoint.path} belongs to another network: {', '.join(told)}.")
     counters = {k: v for k, v in wanted.items() if k.endswith("num_batches_tracked")}
     network.load_state_dict(counters | given)
+
+
+def _what_it_asks_for(error: Exception) -> str:
+    """The global that a refused pickle names; torch's own advice, to load it all the same, is not passed on."""
+    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f" (it asks for {asked[1]})" if asked else ""
 
 
 def _first_line(error: Exception) -> str:

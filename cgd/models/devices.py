@@ -25,6 +25,8 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if name.partition(":")[0] not in ("cpu", "cuda"):
+            raise RuntimeError("there are cpu, cuda and cuda:i")
         device = torch.device(name)
         if device.type == "cuda":
             torch.empty(0, device=device)

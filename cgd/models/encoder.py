@@ -16,14 +16,20 @@ from cgd.types import InputSpec
 
 
 class Encoder(nn.Module):
-    """`network` maps (B, 3, H, W) float32 to descriptors (B, `embed_dim`), normalised or not as published."""
+    """`network` maps (B, 3, H, W) float32 to descriptors (B, `embed_dim`), normalised or not as published.
 
-    def __init__(self, name: str, network: nn.Module, input_spec: InputSpec, embed_dim: int) -> None:
+    `single_scale` says that descriptors of several scales cannot be joined.
+    """
+
+    def __init__(
+        self, name: str, network: nn.Module, input_spec: InputSpec, embed_dim: int, *, single_scale: bool = False
+    ) -> None:
         super().__init__()
         self.name = name
         self.network = network
         self.input_spec = input_spec
         self.embed_dim = embed_dim
+        self.single_scale = single_scale
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)

@@ -91,6 +91,8 @@ class TimmTrunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.network.forward_features(x)
+        if not isinstance(features, Tensor):
+            raise RuntimeError("this network has no single feature map")
         if features.ndim == 3:  # (B, T, C)
             return features[:, self.chosen].transpose(1, 2).unsqueeze(-1)
         return features.permute(0, 3, 1, 2) if self.channels_last else features

@@ -32,10 +32,11 @@ def teacher(text: str, weights_folder: Path | None) -> EncoderSource:
     """
     spec = Spec.parse(text)
     found = registry.resolve(TEACHERS, spec, text)
-    if "weights" not in inspect.signature(found.function).parameters:
+    parameter = registry.foreign(f"'{text}'", inspect.signature, found.function).parameters.get("weights")
+    if parameter is None or parameter.kind is not parameter.KEYWORD_ONLY or not isinstance(parameter.default, str):
         raise InputError(f"'{text}': a teacher's function has a keyword parameter 'weights', the name of its file.")
     options, overrides = _split(found, spec, text)
-    file = options.pop("weights", inspect.signature(found.function).parameters["weights"].default)
+    file = options.pop("weights", parameter.default)
     if not file and DIGEST in spec.options:
         file = f"with SHA-256 {spec.options[DIGEST]}"  # its name is not known, and not needed until it is read
     if not file:
@@ -113,9 +114,10 @@ def pinned(source: EncoderSource) -> str:
 
 def _split(found: Found, spec: Spec, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the network itself, and those that override its input specification."""
-    given = {k: v for k, v in spec.options.items() if k in _INPUT}
+    own = inspect.signature(found.function).parameters  # an option of the network's own wins over the input's
+    given = {k: v for k, v in spec.options.items() if k in _INPUT and k not in own}
     overrides = {k: registry.convert(v, _INPUT[k], f"'{text}': option '{k}'") for k, v in given.items()}
-    rest = {k: v for k, v in spec.options.items() if k not in _INPUT and k != DIGEST}
+    rest = {k: v for k, v in spec.options.items() if k not in given and k != DIGEST}
     if spec.argument is None and spec.name == "timm":
         raise InputError(f"'{text}' names no network: write timm:NAME, e.g. timm:resnet50.")
     if found.argument is not None and not found.origin and spec.name != "timm":
@@ -151,9 +153,15 @@ def _build(
 ) -> Encoder:
     with torch.random.fork_rng(devices=[]):  # an untrained part is always drawn alike and disturbs nobody's numbers
         torch.manual_seed(seed)
-        encoder = found.function(found.argument, None if weights is None else weights.read(), **options)
+        checkpoint = None if weights is None else weights.read()
+        if found.origin:
+            encoder = registry.foreign(f"'{text}'", found.function, found.argument, checkpoint, **options)
+        else:
+            encoder = found.function(found.argument, checkpoint, **options)
     if not isinstance(encoder, Encoder):
         raise InputError(f"'{text}' gave a {type(encoder).__name__}, not a cgd.models.encoder.Encoder.")
     if overrides:
         encoder.input_spec = dataclasses.replace(encoder.input_spec, **overrides)
+    if encoder.single_scale and len(encoder.input_spec.scales) > 1:
+        raise InputError(f"'{text}' takes one scale only: its whitening comes after scales are joined.")
     return encoder

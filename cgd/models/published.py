@@ -25,7 +25,6 @@ from cgd.models.pickles import STAND_INS
 
 TEACHERS = "cgd.models.teachers"
 COUNTER = "num_batches_tracked"  # batch norm's step counters influence nothing
-USED = ("meta", "model_options", "preprocess", "pca")  # what `facts` read: not dropped
 Names = tuple[tuple[str, str], ...]
 Shape = tuple[int | None, ...]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,10 +32,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file says of its network beside the tensors: plain values, and arrays to keep with the tensors."""
+    """What a file says of its network beside the tensors: plain values, and arrays to keep with the tensors.
+
+    `used` are the entries of the file that this was read from.
+    """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    used: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,9 @@ def facts_of(checkpoint: Checkpoint | None, teacher: str) -> Mapping[str, Any]:
             f"{checkpoint.path} was not made by `cgd teachers import {teacher} FILE`: "
             "run that on the published file and use what it writes."
         )
-    facts: Mapping[str, Any] = checkpoint.meta["facts"]
+    facts = checkpoint.meta.get("facts")
+    if not isinstance(facts, Mapping):
+        raise WeightsError(f"{checkpoint.path} has a damaged header: import its weights anew.")
     return facts
 
 
@@ -140,19 +145,15 @@ class Imported:
     dropped: tuple[str, ...]
     source: Mapping[str, str]
 
-    def checkpoint(self) -> Checkpoint:
-        """As if read from the file that `serialise` makes."""
-        return Checkpoint(Path(self.source["file"]), self.tensors, {"teacher": self.teacher, "facts": self.facts})
-
     def serialise(self) -> bytes:
-        """A safetensors file; equal sources give equal bytes."""
+        """A safetensors file; equal sources give equal bytes, whatever their names."""
         header = {
             "teacher": self.teacher,
             "facts": self.facts,
             "source": self.source,
             "dropped": list(self.dropped),
         }
-        tensors = {name: tensor.contiguous() for name, tensor in sorted(self.tensors.items())}
+        tensors = {name: tensor.contiguous().clone() for name, tensor in sorted(self.tensors.items())}
         return save(tensors, metadata={HEADER: json.dumps(header, sort_keys=True)})
 
 
@@ -185,9 +186,9 @@ def convert(teacher: str, content: Mapping[str, Any], path: Path) -> Imported:
     _compare(given, expected, layout, f"{path} is not {teacher} as published ({publication.file})")
     kept = {ours: given[name] for name, (ours, _) in expected.items() if ours and name in given and not _counts(ours)}
     _check_values({**kept, **facts.tensors}, path)
-    beside = [name for name in content if place is not None and name != place and name not in USED]
+    beside = [name for name in content if name != place and name not in given and name not in facts.used]
     unused = [name for name in given if expected[name][0] is None or _counts(name)]
-    source = {"file": path.name, "sha256": digest}
+    source = {"published": publication.file, "sha256": digest}
     return Imported(teacher, {**kept, **facts.tensors}, facts.values, _summary(unused, layout.absent, beside), source)
 
 
@@ -208,7 +209,7 @@ def _choose(
             state = content if place is None else content.get(place)
             if not isinstance(state, Mapping):
                 continue
-            tensors = {n: t for n, t in state.items() if isinstance(t, Tensor)}
+            tensors = {n: t for n, t in state.items() if isinstance(n, str) and _is_plain(t)}
             if tensors and place is not None and (odd := [n for n in state if n not in tensors]):
                 raise WeightsError(f"{path} is not {publication.file}: {odd[0]!r} below '{place}' is no tensor.")
             prefixes = tuple(theirs for theirs, _ in layout.names)
@@ -238,6 +239,16 @@ def _compare(
     told = [f"{len(names)} {what} (first: {min(names)})" for what, names in problems.items() if names]
     if told:
         raise WeightsError(f"{lead}: tensors {', '.join(told)}.")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is an ordinary tensor in memory: not sparse, quantised, or without data."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
 
 
 def _fits(shape: Sequence[int], wanted: Shape) -> bool:

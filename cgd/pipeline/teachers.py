@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
-
 from cgd import registry
-from cgd.errors import InputError, StoreError
+from cgd.errors import InputError, StoreError, WeightsError
 from cgd.models import selfcheck
-from cgd.models.checkpoints import HEADER, file_digest, read_checkpoint
+from cgd.models.checkpoints import file_digest, read_checkpoint, read_header
 from cgd.models.load import teacher
-from cgd.models.pca_layers import is_pca_layer, pca_layer
+from cgd.models.pca_layers import UNUSED, is_pca_layer, pca_layer
 from cgd.models.published import TEACHERS, Publication, convert, imported_name, published_teachers, read_published
 from cgd.pipeline.steps import Session
 from cgd.registry import Spec
 from cgd.stages.whiten import import_whitening
 from cgd.store.files import replace_file
+from cgd.types import Whitening
 
 if TYPE_CHECKING:
     from cgd.models.encoder import Encoder
@@ -39,7 +38,7 @@ def _entry(name: str, function: Callable[..., Encoder], about: Publication, weig
     path = folder / imported_name(function)
     found: dict[str, Any] = {"present": path.is_file(), "file": path.name}
     if path.is_file():
-        found |= {"sha256": file_digest(path), **_origin(path)}
+        found |= {"sha256": file_digest(path), **_origin(path, name)}
     elif (folder / about.file).is_file():
         found["published_file"] = str(folder / about.file)
     return {
@@ -52,11 +51,16 @@ def _entry(name: str, function: Callable[..., Encoder], about: Publication, weig
     }
 
 
-def _origin(path: Path) -> dict[str, Any]:
-    """What an imported file says of the file it was made from."""
-    with safe_open(path, framework="np") as handle:
-        header = json.loads((handle.metadata() or {}).get(HEADER, "{}"))
-    return {"source": header["source"]} if "source" in header else {}
+def _origin(path: Path, teacher: str) -> dict[str, Any]:
+    """What an imported file says of the file it was made from, or why it cannot be used."""
+    try:
+        header = read_header(path)
+    except WeightsError as error:
+        return {"problem": str(error)}
+    source = header.get("source")
+    if header.get("teacher") != teacher or not isinstance(source, dict) or not isinstance(source.get("sha256"), str):
+        return {"problem": f"it was not made by `cgd teachers import {teacher} FILE`"}
+    return {"source": source}
 
 
 def _dimensions(function: Callable[..., Encoder]) -> dict[str, int]:
@@ -75,12 +79,13 @@ def import_weights(session: Session, text: str, file: Path, folder: Path | None)
 
     A whitening layer of Whiten-MTD goes into the store instead. Nothing is written unless all of it is right.
     """
-    content = read_published(file)
+    content, spec = read_published(file), Spec.parse(text)
     target = folder or file.parent
     if is_pca_layer(content):
-        return _import_whitening(session, text, file, pca_layer(content, file), target)
-    spec = Spec.parse(text)
-    if spec.options or spec.argument is not None:
+        return _import_whitening(session, spec, text, file, pca_layer(content, file), target)
+    if spec.argument is not None:
+        raise InputError(f"'{text}' has no published file: give its weights with {text}?weights=FILE.")
+    if spec.options:
         raise InputError(f"'{text}': all forms share one weights file; import it as {spec.name}.")
     imported = convert(spec.name, content, file)
     path = target / imported_name(registry.find(TEACHERS, spec.name))
@@ -109,9 +114,12 @@ def _keep(path: Path, data: bytes) -> None:
     replace_file(path, data)
 
 
-def _import_whitening(session: Session, text: str, file: Path, whitening: Any, folder: Path) -> dict[str, Any]:
-    if "form=" not in text:  # it was fitted on that form of the teacher
-        text += f"{'&' if '?' in text else '?'}form=whiten-mtd"
+def _import_whitening(
+    session: Session, spec: Spec, text: str, file: Path, whitening: Whitening, folder: Path
+) -> dict[str, Any]:
+    forms = "form" in inspect.signature(registry.find(TEACHERS, spec.name)).parameters
+    if forms and "form" not in spec.options:  # it was fitted on that form of the teacher
+        text += f"{'&' if spec.options else '?'}form=whiten-mtd"
     source = teacher(text, folder)
     dim = source.build().embed_dim
     if dim != len(whitening.mean):
@@ -125,6 +133,7 @@ def _import_whitening(session: Session, text: str, file: Path, whitening: Any, f
         "whitening": {kind: str(key) for kind, key in keys.items()},
         "dim_in": dim,
         "dim_out": len(whitening.projection),
+        "dropped": list(UNUSED),
         "source": origin,
     }
 

@@ -116,10 +116,10 @@ def teachers_text(r: Result) -> str:
     lines = []
     for entry in r["teachers"]:
         weights = entry["weights"]
-        if weights["present"]:
-            source = weights.get("source", {})
-            here = f"{weights['file']} is here, from {source.get('file', 'an unknown file')}"
-            here += f" (SHA-256 {source['sha256'][:12]}…)" if source else ""
+        if "problem" in weights:
+            here = f"{weights['file']} is here and cannot be used: {weights['problem']}"
+        elif weights["present"]:
+            here = f"{weights['file']} is here, from a file with SHA-256 {weights['source']['sha256'][:12]}…"
         elif "published_file" in weights:
             here = f"not imported: cgd teachers import {entry['name']} {weights['published_file']}"
         else:
@@ -134,10 +134,11 @@ def teachers_text(r: Result) -> str:
 
 def import_text(r: Result) -> str:
     """What was read, what was written, and what was left out."""
-    source = f"{r['source']['file']} (SHA-256 {r['source']['sha256']})"
+    source = f"a file with SHA-256 {r['source']['sha256']}"
     if "whitening" in r:
         keys = "\n".join(f"  {kind}: {key}" for kind, key in r["whitening"].items())
-        return f"whitening of {r['teacher']} from {source}: {r['dim_in']} to {r['dim_out']} dimensions\n{keys}"
+        head = f"whitening of {r['teacher']} from {source}: {r['dim_in']} to {r['dim_out']} dimensions"
+        return f"{head}\n{keys}\n  dropped: {', '.join(r['dropped'])}"
     facts = ", ".join(f"{k} {v}" for k, v in r["facts"].items()) or "none"
     return (
         f"{r['written']}: {r['tensors']} tensors of {r['teacher']} from {source}\n"

@@ -23,8 +23,8 @@ from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
 from cgd.stages.embed import Look, Meter, embed_rows, policy_of
 from cgd.store.feature_store import FeatureStore
-from cgd.store.keys import identify
-from cgd.types import ImageList, Key
+from cgd.store.keys import Identity, identify
+from cgd.types import ImageList
 
 VERSION = 1
 SIZES = ((200, 150), (150, 200), (231, 173), (96, 96))  # width, height
@@ -45,13 +45,19 @@ def check_canaries(
 
     Returns the difference by key. Reduced precision is checked as such and, more sharply, in single precision.
     """
-    found: dict[str, float] = {}
     encoders = {(source.label, view_kind(look.view)): (source, look.encoder) for source, look in looks}
+    seen: list[tuple[Identity, EncoderSource, np.ndarray]] = []
+    found: dict[str, float] = {}
     for (_, kind), (source, encoder) in encoders.items():
         for precision in dict.fromkeys(("fp32", config.precision)):
             run = dataclasses.replace(config, precision=precision)
-            key, difference = _compare(store, source, kind, run, _embed(encoder, kind, run, compute))
-            found[str(key)] = difference
+            identity = _identity(source, kind, run)
+            seen.append((identity, source, _embed(encoder, kind, run, compute)))
+            if store.is_sealed(identity.key):
+                found[str(identity.key)] = _compare(store, *seen[-1], precision)
+    for identity, source, vectors in seen:  # only a machine that was never refused becomes the reference
+        store.write_whole(identity, {"vectors": vectors}, attributes={"label": source.label})
+        found[str(identity.key)] = _compare(store, identity, source, vectors, identity.settings["precision"])
     return found
 
 
@@ -83,24 +89,30 @@ def _drawn(_: ImageList, row: int) -> DecodedImage:
     return DecodedImage(draw_canary(row), np.zeros(32, np.uint8), "")
 
 
-def _compare(
-    store: FeatureStore, source: EncoderSource, kind: str, config: ExtractConfig, vectors: np.ndarray
-) -> tuple[Key, float]:
-    """Keep the vectors if these are the first; the difference from those that were."""
+def _identity(source: EncoderSource, kind: str, config: ExtractConfig) -> Identity:
     settings: dict[str, Any] = {"encoder": source.identity, "kind": kind, "precision": config.precision}
     if kind == CROP:
         settings |= {"policy": dataclasses.asdict(policy_of(config)), "size": config.crop_size}
-    identity = identify("canaries", [source.label, kind, config.precision], VERSION, settings)
-    key = store.write_whole(identity, {"vectors": vectors}, attributes={"label": source.label})
-    first = store.get(key).read("vectors")
+    return identify("canaries", [source.label, kind, config.precision], VERSION, settings)
+
+
+def _compare(
+    store: FeatureStore, identity: Identity, source: EncoderSource, vectors: np.ndarray, precision: str
+) -> float:
+    """The difference of `vectors` from those of the first run; refuses where it is too large."""
+    first = store.get(identity.key).read("vectors")
+    if first.shape != vectors.shape:
+        raise StoreError(f"{identity.key} holds vectors of shape {first.shape}, this run makes {vectors.shape}.")
     difference = float(np.abs(vectors - first).max() / max(np.abs(first).max(), 1e-12))
-    if not difference <= TOLERANCE[config.precision]:
+    if not difference <= TOLERANCE[precision]:
+        kind = identity.settings["kind"]
         raise StoreError(
-            f"{source.label} embeds the canaries ({kind} views, {config.precision}) differently from the first run: "
-            f"{difference:.1e} from {key}, allowed {TOLERANCE[config.precision]:.0e}; nothing was written. "
-            f"{_first_run(store.provenance(key))} Compare the libraries, and run `cgd teachers check` on both machines."
+            f"{source.label} embeds the canaries ({kind} views, {precision}) differently from the first run: "
+            f"{difference:.1e} from {identity.key}, allowed {TOLERANCE[precision]:.0e}; nothing was written. "
+            f"{_first_run(store.provenance(identity.key))} Compare the libraries, and run `cgd teachers check` on both "
+            "machines; if the first one was wrong, so are the vectors it wrote: extract into another store."
         )
-    return key, difference
+    return difference
 
 
 def _first_run(provenance: Sequence[Mapping[str, Any]]) -> str:

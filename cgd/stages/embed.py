@@ -222,21 +222,26 @@ def _try_forward(
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """A GPU says so by a type of its own, the CPU's allocator in words."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """A GPU says so by a type of its own; its libraries and the CPU's allocator say it in words."""
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _forward(look: Look, items: Sequence[list[np.ndarray]], precision: str, device: torch.device) -> np.ndarray:
     """(B, S, D) float32 of B images that each bring one array, or one per scale; a crop is seen at one scale."""
     tensors = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*items, strict=True)]
     if device.type == "cuda":
-        tensors = [t.pin_memory() for t in tensors]  # copied while the network works
+        tensors = [t.pin_memory() for t in tensors]  # copied faster, and without a buffer in between
     tensors = [t.to(device, non_blocking=True, memory_format=torch.channels_last) for t in tensors]
     kind = _PRECISIONS.get(precision)
     with torch.inference_mode(), torch.autocast(device.type, dtype=kind, enabled=kind is not None):
         crop = view_kind(look.view) == CROP
         vectors = look.encoder(tensors[0])[:, None] if crop else look.encoder.embed(tensors)
         found: np.ndarray = vectors.float().cpu().numpy()
+    if found.ndim != 3 or found.shape[2] != look.encoder.embed_dim:
+        raise InputError(
+            f"{look.encoder.name} says its descriptors have {look.encoder.embed_dim} values, they are {found.shape}."
+        )
     return found
 
 

@@ -138,17 +138,17 @@ def import_whitening(
     Its authors applied the one that they fitted on crops to full images too, so it is kept under both kinds.
     """
     arrays = {"mean": whitening.mean, "projection": whitening.projection, "eigenvalues": whitening.eigenvalues}
-    dataset = source["file"].rpartition(".")[0]
+    title = source["file"].rpartition(".")[0][:100]  # cosmetic: equal files under other names have one mark
     keys = {}
     for kind in (FIXED, CROP):
         settings = {
             "imported": source["sha256"],
-            "dataset": dataset,
+            "dataset": "imported",
             "split": None,
             "view_kind": kind,
             "encoder": encoder,
         }
-        identity = identify("whitening", [dataset, label, kind], VERSION, settings)
+        identity = identify("whitening", [title, label, kind], VERSION, settings)
         about = {"label": label, "n_fit": whitening.n_fit, "n_clamped": whitening.n_clamped, "view_kind": kind}
         about |= {"fitted_on": whitening.view_kind, "source": dict(source)}
         keys[kind] = store.write_whole(identity, arrays, attributes=about)

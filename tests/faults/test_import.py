@@ -200,7 +200,7 @@ def test_something_that_is_no_tensor_among_the_tensors_is_refused(tmp_path: Path
     state = state_of(declared(teacher))
     no_tensor(state)
     message = refused(tmp_path, "teachers", "import", teacher, save(tmp_path / "p.pth", teacher, state))
-    assert "is no tensor" in message
+    assert "is no" in message
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -251,7 +251,7 @@ def test_code_inside_a_pca_is_refused_too(tmp_path: Path) -> None:
     [
         ("gem", {"meta": {"architecture": "vgg16"}}, "its meta says architecture = 'vgg16'"),
         ("gem", {"meta": {"pooling": "mac"}}, "its meta says pooling = 'mac'"),
-        ("gem", {"meta": {"mean": [0.5, "x", 0.5]}}, "its mean is [0.5, 'x', 0.5], not three numbers"),
+        ("gem", {"meta": {"mean": [0.5, "x", 0.5]}}, "its mean is not three numbers"),
         ("gem", {"meta": 3}, "it has no 'meta'"),
         ("solar", {"meta": {"soa_layers": "5"}}, "soa_layers = '5'"),
         ("ap-gem", {"model_options": None}, "it has no 'model_options'"),
@@ -378,9 +378,9 @@ def test_a_whitening_of_whiten_mtd_is_kept_for_both_kinds_of_view(tmp_path: Path
         ({"dvt": torch.zeros(512, 4)}, "dvt has the shape"),
         ({"mean": torch.zeros(512)}, "mean has the shape"),
         ({"d": torch.full((512,), float("nan"))}, "d holds values that are not finite"),
-        ({"whit": 0.5}, "whit is no tensor"),
-        ({"more": torch.zeros(1)}, "unknown ['more']"),
-        ({"v": None}, "v is no tensor"),
+        ({"whit": 0.5}, "whit is no plain tensor"),
+        ({"more": torch.zeros(1)}, "unknown more"),
+        ({"v": None}, "v is no plain tensor"),
     ],
 )
 def test_a_damaged_whitening_is_refused(tmp_path: Path, change: dict[str, Any], told: str) -> None:

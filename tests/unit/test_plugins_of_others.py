@@ -107,10 +107,21 @@ def test_a_function_that_gives_something_else_is_refused() -> None:
         teacher("my_teachers:no_encoder", None).build()
 
 
-def test_a_module_that_lacks_one_of_its_own_keeps_its_traceback(module: Path) -> None:
-    module.write_text("import not_there_at_all\n")
-    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("import not_there_at_all\n", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+        ("def mean_colour(:\n", "SyntaxError"),
+        ("import sys\nsys.exit(3)\n", "SystemExit"),
+        ("raise RuntimeError('no licence')\n", "RuntimeError: no licence"),
+    ],
+)
+def test_a_module_that_does_not_load_is_one_sentence(module: Path, text: str, names: str) -> None:
+    module.write_text(text)
+    with pytest.raises(InputError, match="the module my_teachers failed") as caught:
         teacher("my_teachers:mean_colour", None)
+    assert names in str(caught.value)
+    assert "--debug" in str(caught.value)
 
 
 class _Distribution:

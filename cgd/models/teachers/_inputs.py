@@ -17,7 +17,7 @@ Form = Literal["faithful", "whiten-mtd"]
 
 
 def whiten_mtd_input(**changes: Any) -> InputSpec:
-    """Unresized images at scales 1, 1/sqrt 2, 1/2 of the normalised tensor (methods.md 8.1).
+    """Unresized images at scales 1, 1/sqrt 2, 1/2 of the tensor, normalised by ImageNet's constants (methods.md 8.1).
 
     The paper's queries were not cropped: evaluate with `--queries full` to score as it did.
     """
@@ -46,10 +46,21 @@ def normalisation(facts: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
 
 def three_numbers(values: Any, what: str) -> list[float]:
     """A mean or deviation of a published file as plain numbers."""
-    if (
-        not isinstance(values, (list, tuple))
-        or len(values) != 3
-        or not all(isinstance(v, (int, float)) for v in values)
-    ):
-        raise ValueError(f"its {what} is {values!r}, not three numbers")
+    if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(_is_number(v) for v in values):
+        raise ValueError(f"its {what} is not three numbers")
+    if what == "std" and not min(values) > 0:
+        raise ValueError("its std is not positive")
     return [float(v) for v in values]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
+
+
+def expect(said: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    """Refuse a file whose `where` says something else than `wanted`; what it does not say is as wanted."""
+    for name, value in wanted.items():
+        found = said.get(name, value)
+        if type(found) is not type(value) or found != value:
+            shown = repr(found)[:60] if isinstance(found, (str, bool, int, float)) else f"a {type(found).__name__}"
+            raise ValueError(f"its {where} says {name} = {shown}")

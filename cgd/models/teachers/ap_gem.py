@@ -14,7 +14,7 @@ from cgd.models.encoder import Encoder
 from cgd.models.layers import Descriptor, unit
 from cgd.models.pickles import PickledArray, PickledObject
 from cgd.models.published import Facts, Layout, Publication, facts_of, published
-from cgd.models.teachers._inputs import Form, normalisation, stored_exponent, three_numbers, whiten_mtd_input
+from cgd.models.teachers._inputs import Form, expect, normalisation, stored_exponent, three_numbers, whiten_mtd_input
 from cgd.models.trunks import torchvision_names, torchvision_resnet
 from cgd.registry import plugin
 from cgd.types import InputSpec
@@ -45,23 +45,28 @@ def dirtorch_facts(content: Mapping[str, Any]) -> Facts:
     options = content.get("model_options")
     if not isinstance(options, Mapping):
         raise ValueError("it has no 'model_options'")
-    for name, wanted in _OPTIONS.items():
-        if options.get(name, wanted) != wanted:
-            raise ValueError(f"its model_options say {name} = {options[name]!r}")
-    values: dict[str, Any] = {"norm_features": bool(options.get("norm_features", False))}
+    expect(options, _OPTIONS, "model_options")
+    normalised = options.get("norm_features", False)
+    if not isinstance(normalised, bool):
+        raise ValueError("its model_options say norm_features, which is neither true nor false")
+    values: dict[str, Any] = {"norm_features": normalised}
+    used = ["model_options"]
     preprocess = content.get("preprocess")
     if isinstance(preprocess, Mapping):
         values |= {name: three_numbers(preprocess[name], name) for name in ("mean", "std") if name in preprocess}
+        used.append("preprocess")
     fitted = content.get("pca")
     tensors: dict[str, Tensor] = {}
-    if isinstance(fitted, Mapping):
-        values["pca"] = {str(name): _pca_whitens(pca) for name, pca in sorted(fitted.items())}
-        for name, pca in fitted.items():
-            tensors |= {f"pca.{name}.{key}": value for key, value in _pca_tensors(str(name), pca).items()}
-    return Facts(values, tensors)
+    if isinstance(fitted, Mapping) and fitted:
+        named = {str(name): pca for name, pca in fitted.items()}
+        values["pca"] = {name: _whitens(pca) for name, pca in sorted(named.items())}
+        for name, pca in named.items():
+            tensors |= {f"pca.{name}.{key}": value for key, value in _pca_tensors(name, pca).items()}
+        used.append("pca")
+    return Facts(values, tensors, tuple(used))
 
 
-def _pca_whitens(pca: Any) -> bool:
+def _whitens(pca: Any) -> bool:
     return isinstance(pca, PickledObject) and pca.state.get("whiten") is True
 
 
@@ -77,6 +82,8 @@ def _pca_tensors(name: str, pca: Any) -> dict[str, Tensor]:
     rows = found["variance"].numel()
     if [tuple(t.shape) for t in found.values()] != [(2048,), (rows, 2048), (rows,)]:
         raise ValueError(f"its PCA {name} has arrays of shapes {[tuple(t.shape) for t in found.values()]}")
+    if not bool((found["variance"] > 0).all()):
+        raise ValueError(f"its PCA {name} has a variance that is not positive")
     return found
 
 
@@ -114,7 +121,7 @@ def ap_gem(
     normal: dict[str, Any] = normalisation(facts)
     trunk, channels = torchvision_resnet("resnet101", None)
     if form == "whiten-mtd":
-        network, spec = Descriptor(trunk, channels, pool, 2048), whiten_mtd_input(**normal)
+        network, spec = Descriptor(trunk, channels, pool, 2048), whiten_mtd_input()
     else:
         before = unit if facts.get("norm_features") else None
         network = Descriptor(trunk, channels, pool, 2048, before=before, after=unit)
@@ -124,7 +131,8 @@ def ap_gem(
     if pca is None:
         return Encoder("ap-gem", network, spec, 2048)
     whitening = _whitening(checkpoint, facts, form, pca, power)
-    return Encoder("ap-gem", nn.Sequential(network, whitening), spec, len(whitening.variance))
+    # Its authors whiten after several scales are joined, which a network cannot: one scale only.
+    return Encoder("ap-gem", nn.Sequential(network, whitening), spec, len(whitening.variance), single_scale=True)
 
 
 def _whitening(

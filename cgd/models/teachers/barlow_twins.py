@@ -5,7 +5,7 @@ from __future__ import annotations
 from cgd.models.checkpoints import Checkpoint
 from cgd.models.encoder import Encoder
 from cgd.models.published import Layout, Publication, published
-from cgd.models.teachers.mocov3 import average_pooled_resnet50
+from cgd.models.teachers.mocov3 import average_pooled_resnet50, mlp
 from cgd.models.trunks import torchvision_names
 from cgd.registry import plugin
 
@@ -15,14 +15,9 @@ _FOLDER = (
 
 
 def _projector() -> dict[str, tuple[int | None, ...]]:
-    """Three linear layers without bias, two of them with a batch norm, and a last batch norm without parameters."""
-    shapes: dict[str, tuple[int | None, ...]] = {
-        f"module.projector.{number}.weight": (8192, width) for number, width in ((0, 2048), (3, 8192), (6, 8192))
-    }
-    parts = ("weight", "bias", "running_mean", "running_var")
-    shapes |= {f"module.projector.{number}.{part}": (8192,) for number in (1, 4) for part in parts}
-    shapes |= {f"module.bn.{part}": (8192,) for part in parts[2:]}
-    return shapes | {f"module.{norm}.num_batches_tracked": () for norm in ("projector.1", "projector.4", "bn")}
+    """Three linear layers without bias; the last batch norm, without parameters, stands beside them as `bn`."""
+    shapes = mlp("module.projector.", 2048, 8192, 8192, 8192)
+    return {name.replace("projector.7.", "bn."): shape for name, shape in shapes.items()}
 
 
 @plugin

@@ -12,7 +12,7 @@ from cgd.models.checkpoints import Checkpoint, fill
 from cgd.models.encoder import Encoder
 from cgd.models.layers import Descriptor, unit_cirtorch
 from cgd.models.published import Facts, Layout, Publication, facts_of, published
-from cgd.models.teachers._inputs import Form, normalisation, stored_exponent, three_numbers, whiten_mtd_input
+from cgd.models.teachers._inputs import Form, expect, normalisation, stored_exponent, three_numbers, whiten_mtd_input
 from cgd.models.trunks import torchvision_names, torchvision_resnet
 from cgd.registry import plugin
 from cgd.types import InputSpec
@@ -28,10 +28,8 @@ def cirtorch_facts(content: Mapping[str, Any]) -> Facts:
     meta = content.get("meta")
     if not isinstance(meta, Mapping):
         raise ValueError("it has no 'meta'")
-    for name, wanted in {"architecture": "resnet101", "pooling": "gem", "regional": False}.items():
-        if meta.get(name, wanted) != wanted:
-            raise ValueError(f"its meta says {name} = {meta[name]!r}")
-    return Facts({name: three_numbers(meta[name], name) for name in ("mean", "std") if name in meta})
+    expect(meta, {"architecture": "resnet101", "pooling": "gem", "regional": False}, "meta")
+    return Facts({name: three_numbers(meta[name], name) for name in ("mean", "std") if name in meta}, used=("meta",))
 
 
 @plugin
@@ -64,7 +62,7 @@ def cirtorch_encoder(name: str, trunk: nn.Module, checkpoint: Checkpoint | None,
     pool, unused = stored_exponent(checkpoint, form)
     normal: dict[str, Any] = normalisation(facts_of(checkpoint, name))
     if form == "whiten-mtd":
-        network, spec = Descriptor(trunk, 2048, pool, 2048), whiten_mtd_input(**normal)
+        network, spec = Descriptor(trunk, 2048, pool, 2048), whiten_mtd_input()
     else:
         network = Descriptor(trunk, 2048, pool, 2048, before=unit_cirtorch, after=unit_cirtorch)
         spec = InputSpec(size=1024, resize="longest", filter="lanczos", scales=(1.0, sqrt(2), 1 / sqrt(2)), **normal)

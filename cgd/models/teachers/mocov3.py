@@ -14,7 +14,7 @@ from cgd.types import InputSpec
 
 
 def mlp(prefix: str, *widths: int) -> dict[str, tuple[int | None, ...]]:
-    """Tensors of a projector: linear layers without bias, each with a batch norm, the last one without parameters."""
+    """Tensors of a head: linear layers without bias, each with a batch norm, the last one without parameters."""
     shapes: dict[str, tuple[int | None, ...]] = {}
     for number, (before, after) in enumerate(pairwise(widths)):
         shapes[f"{prefix}{3 * number}.weight"] = (after, before)
@@ -35,7 +35,13 @@ def mlp(prefix: str, *widths: int) -> dict[str, tuple[int | None, ...]]:
                 ("state_dict",),
                 torchvision_names("module.base_encoder."),
                 dropped=mlp("module.base_encoder.fc.", 2048, 4096, 256) | mlp("module.predictor.", 256, 4096, 256),
-                absent=("module.base_encoder.fc.", "module.predictor.", "module.momentum_encoder."),
+                # The released predictor has no last batch norm; earlier code gave it one.
+                absent=(
+                    "module.base_encoder.fc.",
+                    "module.predictor.",
+                    "module.predictor.4.",
+                    "module.momentum_encoder.",
+                ),
                 twins=(("module.base_encoder.", "module.momentum_encoder."),),
             ),
         ),

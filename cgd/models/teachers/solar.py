@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cgd.models.checkpoints import Checkpoint
 from cgd.models.encoder import Encoder
 from cgd.models.published import Facts, Layout, Publication, published
-from cgd.models.teachers._inputs import Form
+from cgd.models.teachers._inputs import Form, expect
 from cgd.models.teachers.gem import cirtorch_encoder, cirtorch_facts
 from cgd.models.trunks import torchvision_resnet
 from cgd.registry import plugin
@@ -55,9 +55,7 @@ class SecondOrderAttention(nn.Module):
 def solar_facts(content: Mapping[str, Any]) -> Facts:
     """As cnnimageretrieval-pytorch's, and the places of the attention blocks."""
     facts = cirtorch_facts(content)
-    layers = content["meta"].get("soa_layers", "45")
-    if str(layers) != "45":
-        raise ValueError(f"its meta says soa_layers = {layers!r}")
+    expect(content["meta"], {"soa_layers": "45"}, "meta")
     return facts
 
 

@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -114,7 +115,7 @@ def read_torch(path: Path, stand_ins: Sequence[Any] = ()) -> Any:
     if inside := _packed(path):
         raise WeightsError(f"{path} is an archive that holds {inside}: unpack it and give that file.")
     try:
-        with _only(stand_ins):
+        with _only(stand_ins), warnings.catch_warnings(action="ignore"):  # on kinds of tensors that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from cgd.errors import InputError, MissingError
 from cgd.registry import Spec
 from cgd.store.feature_store import Entry, FeatureStore
 from cgd.store.keys import canonical
-from cgd.types import Key, title_of
+from cgd.types import InputSpec, Key, title_of
 
 
 def embeddings_of(
@@ -66,9 +67,19 @@ def teachers_of(
     for teacher in teachers:
         found = embeddings_of(store, dataset, split, teacher)
         if len(found) > 1:
-            raise MissingError(f"'{teacher}' fits {', '.join(found)}; name one of them.")
+            exact = _label(teacher)
+            if exact not in found:
+                raise MissingError(f"'{teacher}' fits {', '.join(found)}; name one of them.")
+            found = {exact: found[exact]}
         chosen |= found
     return chosen
+
+
+def _label(teacher: str) -> str:
+    """The label of the teacher whose only options are those typed, without those of its input."""
+    spec = Spec.parse(teacher)
+    inputs = {field.name for field in dataclasses.fields(InputSpec)} | {"weights", "sha256"}
+    return dataclasses.replace(spec, options={k: v for k, v in spec.options.items() if k not in inputs}).label()
 
 
 def training_vectors(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,53 @@ def test_equal_sources_give_equal_bytes(tmp_path: Path, teacher: str) -> None:
     file = save(tmp_path / "published.pt", teacher, state_of(declared(teacher)))
     written = [accepted("teachers", "import", teacher, file, "--weights", tmp_path / f"{n}")["written"] for n in (1, 2)]
     assert Path(written[0]).read_bytes() == Path(written[1]).read_bytes()
+
+
+def test_the_name_of_the_file_changes_nothing(tmp_path: Path) -> None:
+    file = save(tmp_path / "resnet50.pth", "barlow-twins", state_of(declared("barlow-twins")))
+    other = shutil.copy(file, tmp_path / "copy of it.pt")
+    written = [
+        accepted("teachers", "import", "barlow-twins", path, "--weights", tmp_path / folder)["sha256"]
+        for path, folder in ((file, "a"), (other, "b"))
+    ]
+    assert written[0] == written[1]
+
+
+def test_values_that_become_nothing_fail_the_check(tmp_path: Path) -> None:
+    state = state_of(declared("barlow-twins"), ruled)
+    state["bn1.running_var"] = -state["bn1.running_var"]
+    accepted("teachers", "import", "barlow-twins", save(tmp_path / "p.pth", "barlow-twins", state))
+    result = cgd("teachers", "check", "barlow-twins", "--weights", tmp_path, "--device", "cpu")
+    assert result.exit_code == 1
+    assert "barlow-twins: WRONG on cpu" in result.stdout
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"{}", (8).to_bytes(8, "little") + b"[1,2,3]\n"])
+def test_a_damaged_file_is_listed_as_such(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "gem.safetensors").write_bytes(content)
+    listed = {entry["name"]: entry for entry in accepted("teachers", "ls", "--weights", tmp_path)["teachers"]}
+    assert "gem.safetensors" in listed["gem"]["weights"]["problem"]
+    assert cgd("teachers", "ls", "--weights", tmp_path).exit_code == 0
+
+
+ODD: dict[str, Callable[[], Any]] = {
+    "sparse": lambda: torch.sparse_coo_tensor([[0]], [1.0], (2048,), check_invariants=True),
+    "meta": lambda: torch.empty(2048, device="meta"),
+    "complex": lambda: torch.zeros(2048, dtype=torch.complex64),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_of_odd_kinds_are_refused(tmp_path: Path, kind: str) -> None:
+    state: dict[Any, Any] = state_of(declared("gem"))
+    state["whiten.bias"] = ODD[kind]()
+    refused(tmp_path, "teachers", "import", "gem", save(tmp_path / "p.pth", "gem", state))
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    state: dict[Any, Any] = state_of(declared("gem")) | {3: torch.zeros(2)}
+    message = refused(tmp_path, "teachers", "import", "gem", save(tmp_path / "p.pth", "gem", state))
+    assert "3 below 'state_dict' is no tensor" in message
 
 
 def test_what_was_dropped_is_said(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 from published_files import declared, pca_state, save, state_of
+from torchvision.models import resnet50
 
+from cgd.errors import InputError, WeightsError
 from cgd.models import published
+from cgd.models.checkpoints import file_digest
 from cgd.models.layers import GeM
 from cgd.models.load import teacher
 from cgd.models.published import convert, imported_name, published_teachers, read_published
@@ -89,6 +93,66 @@ def test_ap_gem_with_its_pca_has_the_pcas_size(weights: Path) -> None:
     assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, 8)
     assert encoder.network[1].power == 0.25
     assert teacher("ap-gem?pca=Landmarks_clean&power=0.5", weights).build().network[1].power == 0.5
+
+
+def _norm(name: str, width: int, *, affine: bool = True) -> dict[str, tuple[int, ...]]:
+    own = ("weight", "bias") if affine else ()
+    return {f"{name}.{part}": (width,) for part in (*own, "running_mean", "running_var")} | {
+        f"{name}.num_batches_tracked": ()
+    }
+
+
+def test_moco_v3s_heads_are_those_of_the_released_code() -> None:
+    """As facebookresearch/moco-v3 builds its ResNet, with the predictor of the released weights."""
+    trunk = {f"module.base_encoder.{n}": tuple(t.shape) for n, t in resnet50().state_dict().items() if n[:3] != "fc."}
+    projector = {"fc.0.weight": (4096, 2048), "fc.3.weight": (256, 4096)}
+    projector |= _norm("fc.1", 4096) | _norm("fc.4", 256, affine=False)
+    encoder = trunk | {f"module.base_encoder.{n}": s for n, s in projector.items()}
+    momentum = {n.replace("base_encoder", "momentum_encoder"): s for n, s in encoder.items()}
+    predictor = {"module.predictor.0.weight": (4096, 256), "module.predictor.3.weight": (256, 4096)}
+    predictor |= _norm("module.predictor.1", 4096)
+    released = encoder | momentum | predictor
+    for state in (released, released | _norm("module.predictor.4", 256, affine=False), encoder, trunk):
+        content = {"state_dict": state_of(state)}
+        assert set(convert("mocov3", content, Path(__file__)).tensors) == _used("mocov3")
+    with pytest.raises(WeightsError, match=r"1 missing \(first: module.predictor.1.bias\)"):
+        convert("mocov3", {"state_dict": state_of({n: s for n, s in released.items() if n[-6:] != "1.bias"
+                                                  or "predictor" not in n})}, Path(__file__))  # fmt: skip
+
+
+def test_barlow_twins_heads_are_those_of_the_released_code() -> None:
+    """As facebookresearch/barlowtwins builds its projector, 8192-8192-8192."""
+    trunk = {f"module.backbone.{n}": tuple(t.shape) for n, t in resnet50().state_dict().items() if n[:3] != "fc."}
+    projector = {"0.weight": (8192, 2048), "3.weight": (8192, 8192), "6.weight": (8192, 8192)}
+    projector |= _norm("1", 8192) | _norm("4", 8192)
+    whole = trunk | {f"module.projector.{n}": s for n, s in projector.items()} | _norm("module.bn", 8192, affine=False)
+    alone = {n.removeprefix("module.backbone."): s for n, s in trunk.items()}
+    for content in ({"model": state_of(whole), "optimizer": {}}, {"model": state_of(trunk)}, state_of(alone)):
+        assert set(convert("barlow-twins", content, Path(__file__)).tensors) == _used("barlow-twins")
+
+
+def _used(name: str) -> set[str]:
+    function, _ = published_teachers()[name]
+    return {n for n in published.network_shapes(function) if not n.endswith("num_batches_tracked")}
+
+
+def test_a_known_digest_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = save(tmp_path / "p.pth", "gem", state_of(declared("gem")))
+    content, publication = read_published(file), published_teachers()["gem"][1]
+    for digest, fits in ((file_digest(file), True), ("0" * 64, False)):
+        known = dataclasses.replace(publication, sha256=digest)
+        monkeypatch.setattr(published, "publication_of", lambda _, known=known: known)
+        if fits:
+            assert convert("gem", content, file).source["sha256"] == digest
+        else:
+            with pytest.raises(WeightsError, match=f"p.pth has the SHA-256 .*, {publication.file} has {digest}"):
+                convert("gem", content, file)
+
+
+@pytest.mark.parametrize("text", ["size=100000000", "scales=nan", "scales=inf", "scales=1e9", "size=0", "scales=-1"])
+def test_an_input_of_no_use_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="an input has"):
+        teacher(f"mocov3?weights=random&{text}", None).build()
 
 
 @pytest.mark.parametrize(

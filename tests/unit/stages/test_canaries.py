@@ -65,6 +65,20 @@ def test_another_network_is_refused_before_anything_is_written(
     assert written(session) == before
 
 
+def test_a_machine_that_was_refused_is_no_reference_for_another_teacher(
+    session: Session, tiny_recipe: Any, drawn: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(session, tiny_recipe, drawn, "lm")
+    before = written(session)
+    forward = Encoder.forward
+    monkeypatch.setattr(Encoder, "forward", lambda self, x: forward(self, x.flip(1)))
+    images = session.workspace.images(f"manifest:{other / 'manifest.csv'}", "other")
+    both = (TEACHER.replace("0.25", "0.5"), TEACHER)  # the new one comes first
+    with pytest.raises(StoreError, match="differently"):
+        steps.extract_teachers(session, images, change(tiny_recipe, "extract", views=0, teachers=both).extract)
+    assert written(session) == before
+
+
 def test_finished_work_needs_no_canaries(
     session: Session, tiny_recipe: Any, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,10 +108,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _log() -> Iterator[None]:
-    """Commands install a log handler of their own; it ends with the test."""
+def _log() -> None:
+    """Commands set a log handler and a level; those of an earlier test, or of a module's fixture, end here."""
     logger = logging.getLogger("cgd")
-    handlers, level = logger.handlers[:], logger.level
-    yield
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
+    logger.handlers.clear()
+    logger.setLevel(logging.INFO)

@@ -1,13 +1,16 @@
-"""The loop that trains one student, from its first step or from the last epoch it kept."""
+"""The loop that trains one student, from its first step or from the last one it kept."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 import math
+import pickle
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from cgd.store.files import replace_file
 from cgd.types import Batch, ImageList, Target, View
 
 STATE = "training.pt"
+KEEP_SECONDS = 300.0  # an interrupted epoch loses at most so much
 UNFOLD_IMAGES, UNFOLD_BATCH = 512, 64
 WHOLE = View(0.0, 0.0, 1.0, 1.0, False)
 Line = dict[str, Any]
@@ -58,8 +62,20 @@ class _Clock:
         return {what: seconds / max(self.steps, 1) for what, seconds in self.spent.items()}
 
 
+@dataclass
+class _Begun:
+    """What the steps of the current epoch gave so far: their losses, and what the method tells of its targets."""
+
+    losses: list[float] = field(default_factory=list)
+    told: list[dict[str, list[float]]] = field(default_factory=list)
+
+
 class Training:
-    """One student in training. `out` holds its state after every epoch, under the name of the student to be."""
+    """One student in training; `out` holds its state, under the name of the student to be.
+
+    The state is kept after every epoch and every five minutes: network, optimiser, random state and what the epoch's
+    steps gave. The schedule and all other randomness follow from the step and the seed.
+    """
 
     def __init__(
         self,
@@ -85,12 +101,14 @@ class Training:
         optimiser = torch.optim.Adam(
             encoder.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
-        lines = self._resume(encoder, optimiser)
+        lines, begun = self._resume(encoder, optimiser)
         with EpochTargets(self.plan) as targets:
-            for epoch in range(len(lines), self.config.epochs):
-                lines.append(self._epoch(epoch, encoder, optimiser, *targets.epoch(epoch, self.config.epochs - 1)))
+            for _ in range(len(lines), self.config.epochs):
+                of_epoch = targets.epoch(len(lines), self.config.epochs - 1)
+                lines.append(self._epoch(lines, begun, encoder, optimiser, *of_epoch))
+                begun = _Begun()
                 self._tell(lines)
-                self._keep(encoder, optimiser, lines)
+                self._keep(encoder, optimiser, lines, begun)
         return encoder, lines
 
     def measure(self) -> dict[str, float]:
@@ -142,38 +160,48 @@ class Training:
 
     def _epoch(
         self,
-        epoch: int,
+        lines: list[Line],
+        begun: _Begun,
         encoder: Encoder,
         optimiser: torch.optim.Optimizer,
         batches: Sequence[Batch],
         targets: Iterator[Target],
     ) -> Line:
-        """One pass over `batches`; all randomness in it comes from the seed and the epoch."""
-        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, epoch, 2]).generate_state(1)[0]))
+        """The rest of one pass over `batches`; all randomness in it comes from the seed and the epoch."""
+        epoch, first = len(lines), len(begun.losses)
+        if not first:
+            torch.manual_seed(int(np.random.SeedSequence([self.config.seed, epoch, 2]).generate_state(1)[0]))
         self.train_mode(encoder)
-        clock, started, losses = _Clock(), time.perf_counter(), []
-        told: dict[str, list[np.ndarray]] = {name: [] for name in self.method.tells}
-        samples = [(int(r), int(v)) for b in batches for r, v in zip(b.rows.ravel(), b.views.ravel(), strict=True)]
+        clock, started = _Clock(), time.perf_counter()
+        kept = started
+        rest = batches[first:]
+        samples = [(int(r), int(v)) for b in rest for r, v in zip(b.rows.ravel(), b.views.ravel(), strict=True)]
         depth = 2 * max(len(b) for b in batches)
         loader = ahead(lambda sample: self.load(encoder, sample), samples, self.compute.workers, depth)
         with progress(len(samples), f"epoch {epoch + 1} of {self.config.epochs}") as bar:
-            for step, (batch, target) in enumerate(zip(batches, targets, strict=True)):
+            for step, (batch, target) in enumerate(zip(rest, islice(targets, first, None), strict=True), first):
                 self._schedule(optimiser, epoch * len(batches) + step, self.config.epochs * len(batches))
                 clock.lap("targets")
                 pixels = self.to_device(np.stack([next(loader) for _ in range(batch.rows.size)]))
                 clock.lap("data")
-                losses.append(self._step(encoder, optimiser, pixels, target, clock))
-                for name, values in told.items():
-                    values.append(target[name])
+                begun.losses.append(self._step(encoder, optimiser, pixels, target, clock))
+                begun.told.append({name: target[name].tolist() for name in self.method.tells})
                 bar.update(batch.rows.size)
-                bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
+                bar.set_postfix(loss=f"{begun.losses[-1]:.4f}", refresh=False)
+                if time.perf_counter() - kept >= KEEP_SECONDS:
+                    self._keep(encoder, optimiser, lines, begun)
+                    kept = time.perf_counter()
+                clock.lap()
         seconds = time.perf_counter() - started
         sizes = [len(b) for b in batches]
         return {
             "epoch": epoch + 1,
-            "loss": float(np.average(losses, weights=sizes)),
+            "loss": float(np.average(begun.losses, weights=sizes)),
             "learning_rate": optimiser.param_groups[0]["lr"],
-            "teachers": {name: np.average(values, axis=0, weights=sizes).tolist() for name, values in told.items()},
+            "teachers": {
+                name: np.average([told[name] for told in begun.told], axis=0, weights=sizes).tolist()
+                for name in self.method.tells
+            },
             "seconds": seconds,
             "images_per_second": len(samples) / seconds,
             "seconds_per_step": clock.per_step(),
@@ -228,29 +256,37 @@ class Training:
             f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min",
         )
 
-    def _keep(self, encoder: Encoder, optimiser: torch.optim.Optimizer, lines: list[Line]) -> None:
+    def _keep(self, encoder: Encoder, optimiser: torch.optim.Optimizer, lines: list[Line], begun: _Begun) -> None:
+        device = self.compute.device
         state = {
             "student": self.name,
             "network": encoder.network.state_dict(),
             "optimiser": optimiser.state_dict(),
             "lines": lines,
+            "begun": dataclasses.asdict(begun),
+            "random": torch.get_rng_state(),
+            "random_of_device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
         replace_file(self.out / STATE, buffer.getvalue())
 
-    def _resume(self, encoder: Encoder, optimiser: torch.optim.Optimizer) -> list[Line]:
-        """Load the last finished epoch of this very student, if `out` holds one; the log up to it."""
+    def _resume(self, encoder: Encoder, optimiser: torch.optim.Optimizer) -> tuple[list[Line], _Begun]:
+        """Load the last kept state of this very student, if `out` holds one; the log up to it, and the epoch begun."""
         path = self.out / STATE
         if not path.is_file():
-            return []
+            return [], _Begun()
         try:
-            state = torch.load(path, map_location=self.compute.device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             name = state["student"]
             if name == self.name:
                 encoder.network.load_state_dict(state["network"])
                 optimiser.load_state_dict(state["optimiser"])
-        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+                torch.set_rng_state(state["random"])
+                if state["random_of_device"] is not None and self.compute.device.type == "cuda":
+                    torch.cuda.set_rng_state(state["random_of_device"], self.compute.device)
+                lines, begun = state["lines"], _Begun(**state["begun"])
+        except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError, TypeError, EOFError) as error:
             reason = str(error).splitlines()[0]
             raise WeightsError(f"{path} is damaged ({reason}): delete it to train from the start.") from error
         if name != self.name:
@@ -258,9 +294,9 @@ class Training:
                 f"{self.out} holds the unfinished training of {name}, not of {self.name}: "
                 "continue that one with its own settings, or give another --out."
             )
-        lines: list[Line] = state["lines"]
-        log.info("continuing after epoch %d of %d", len(lines), self.config.epochs)
-        return lines
+        steps = f" and {len(begun.losses)} steps of the next one" if begun.losses else ""
+        log.info("continuing after epoch %d of %d%s", len(lines), self.config.epochs, steps)
+        return lines, begun
 
 
 def forget(out: Path, name: str) -> None:

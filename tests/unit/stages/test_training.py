@@ -1,0 +1,132 @@
+"""Training that is interrupted at any step and continued ends in the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cgd.errors import WeightsError
+from cgd.models.encoder import Encoder
+from cgd.pipeline import steps
+from cgd.pipeline.recipe import change, override
+from cgd.pipeline.steps import Session
+from cgd.pipeline.workspace import Workspace
+from cgd.stages import training
+from cgd.stages.distill import LOGGED, training_of
+from cgd.stages.fuse import TargetPlan, epoch_targets
+from cgd.stages.training import Training
+from cgd.types import Batch, Target
+
+CGD = [
+    "distill.method=cgd",
+    "distill.fusion=cgd-two",
+    "cgd.positions=4",
+    "cgd.bits=2",
+    "cgd.restarts=1",
+    "distill.student=mobilenet-v1?width=0.25&dim=16&size=64",
+]
+INTERRUPTIONS = 20
+
+
+class _Interrupted(Exception):
+    """What ends a run here; a real one ends with the process."""
+
+
+class _Targets:
+    """The targets of an epoch built in this very process, which saves a process per continued run."""
+
+    def __init__(self, plan: TargetPlan) -> None:
+        self.plan = plan
+
+    def __enter__(self) -> _Targets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def epoch(self, epoch: int, _: int) -> tuple[list[Batch], Iterator[Target]]:
+        batches, targets = epoch_targets(self.plan, epoch)
+        return list(batches), iter(targets)
+
+
+@pytest.fixture(scope="module")
+def arguments(drawn: Path, tiny_recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Of a method and a folder: what `distill` is called with."""
+    folder = tmp_path_factory.mktemp("training")
+    session = Session(str(folder / "s.zarr"), device="cpu", workers=0, workspace=Workspace(folder / "roots.yaml"))
+    images = session.workspace.images(f"manifest:{drawn / 'manifest.csv'}", "lm", "train")
+    extracted = steps.extract_teachers(session, images, change(tiny_recipe, "extract", views=2).extract)
+    done = steps.fit_whitening(session, {n: r.keys for n, r in extracted.encoders.items()}, tiny_recipe.whiten)
+    vectors = {label: views for label, (_, views) in done.items()}
+
+    def make(method: str, out: Path) -> dict[str, Any]:
+        recipe = override(
+            tiny_recipe, ["distill.epochs=12", "distill.positives=image", *(CGD if method == "cgd" else [])]
+        )
+        return steps._distillation(session, images, vectors, recipe, out)
+
+    return make
+
+
+def finish(arguments: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    encoder, lines = training_of(**arguments).run()
+    return encoder.network.state_dict(), [{name: line[name] for name in LOGGED} for line in lines]
+
+
+@pytest.mark.parametrize("method", ["whiten-mtd", "cgd"])
+def test_interrupted_at_random_steps_it_ends_in_the_same_bits(
+    arguments: Any, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, step = Encoder.forward, Training._step
+
+    def noisy(self: Encoder, x: Tensor) -> Tensor:  # as dropout would be: a training whose random state matters
+        found: Tensor = forward(self, x)
+        return found + 0.01 * torch.randn_like(found) if self.training else found
+
+    monkeypatch.setattr(Encoder, "forward", noisy)
+    monkeypatch.setattr(training, "EpochTargets", _Targets)
+    expected, log = finish(arguments(method, tmp_path / "whole"))
+
+    draw = np.random.default_rng(0)
+    left, after = 0, False
+
+    def limited(self: Training, *rest: Any) -> float:
+        nonlocal left
+        left -= 1
+        if left < 0 and not after:
+            raise _Interrupted
+        value = step(self, *rest)
+        if left < 0:
+            raise _Interrupted  # the weights have moved, and nothing was kept of it
+        return value
+
+    monkeypatch.setattr(Training, "_step", limited)
+    continued_within = 0
+    for _ in range(INTERRUPTIONS):
+        left, after = int(draw.integers(0, 4)), bool(draw.integers(2))
+        monkeypatch.setattr(training, "KEEP_SECONDS", 0.0 if draw.integers(4) else 1e9)
+        run = training_of(**arguments(method, tmp_path / "broken"))
+        with pytest.raises(_Interrupted):
+            run.run()
+        state = tmp_path / "broken" / training.STATE
+        if state.is_file():
+            continued_within += bool(torch.load(state, weights_only=True)["begun"]["losses"])
+    assert continued_within >= INTERRUPTIONS // 4
+    monkeypatch.setattr(Training, "_step", step)
+    found, found_log = finish(arguments(method, tmp_path / "broken"))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    assert found_log == log
+
+
+def test_a_state_that_holds_code_is_refused(arguments: Any, tmp_path: Path) -> None:
+    torch.save({"student": finish}, tmp_path / training.STATE)
+    with pytest.raises(WeightsError, match=r"training\.pt is damaged .*delete it to train from the start"):
+        training_of(**arguments("whiten-mtd", tmp_path)).run()

@@ -429,6 +429,11 @@ def test_a_whitening_of_whiten_mtd_is_kept_for_both_kinds_of_view(tmp_path: Path
         ({"whit": 0.5}, "whit is no plain tensor"),
         ({"more": torch.zeros(1)}, "unknown more"),
         ({"v": None}, "v is no plain tensor"),
+        ({"dvt": torch.zeros(512, 512, dtype=torch.complex64)}, "dvt has the type torch.complex64"),
+        ({"mean": torch.zeros(1, 512, dtype=torch.int64)}, "mean has the type torch.int64"),
+        ({"dim2": torch.tensor(600)}, "dim1, dim2, n_0 and whit are [512, 600,"),
+        ({"whit": torch.tensor(0.3, dtype=torch.float32)}, "whit are [512, 512, 0, 0.3"),
+        ({"d": torch.zeros(512)}, "its largest eigenvalue is not positive"),
     ],
 )
 def test_a_damaged_whitening_is_refused(tmp_path: Path, change: dict[str, Any], told: str) -> None:

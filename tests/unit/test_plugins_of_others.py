@@ -101,6 +101,17 @@ def test_what_is_no_teacher_is_one_sentence(text: str, told: str) -> None:
         teacher(text, None)
 
 
+def test_an_option_of_the_functions_own_wins_over_the_inputs(module: Path) -> None:
+    module.write_text(CODE.replace("power: float = 1.0", "size: int = 7"))
+    assert teacher("my_teachers:mean_colour?size=9", None).identity["options"] == {"size": 9}
+
+
+def test_a_function_that_fails_is_one_sentence(module: Path) -> None:
+    module.write_text(CODE.replace("    pool = nn", '    raise KeyError("licence")\n    pool = nn'))
+    with pytest.raises(InputError, match=r"failed \(KeyError: 'licence'\)"):
+        teacher("my_teachers:mean_colour", None).build()
+
+
 @pytest.mark.usefixtures("module")
 def test_a_function_that_gives_something_else_is_refused() -> None:
     with pytest.raises(InputError, match=r"gave a int, not a cgd\.models\.encoder\.Encoder"):

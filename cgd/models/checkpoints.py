@@ -118,9 +118,7 @@ def read_torch(path: Path, stand_ins: Sequence[Any] = ()) -> Any:
         with _only(stand_ins), warnings.catch_warnings(action="ignore"):  # on kinds of tensors that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is refused: it holds pickled code or objects, not only tensors{_what_it_asks_for(error)}."
-        ) from error
+        raise WeightsError(f"{path} is refused: {_why_refused(error)}.") from error
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
 
@@ -193,11 +191,15 @@ def fill(network: nn.Module, checkpoint: Checkpoint, drop: Sequence[str] = ()) -
     network.load_state_dict(counters | given)
 
 
-def _what_it_asks_for(error: Exception) -> str:
-    """The global that a refused pickle names; torch's own advice, to load it all the same, is not passed on."""
+def _why_refused(error: Exception) -> str:
+    """Why a pickle was refused, with the global that it names; torch's advice to load it all the same is not passed on."""
     asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f" (it asks for {asked[1]})" if asked else ""
+    if asked:
+        return f"it holds pickled code or objects, not only tensors (it asks for {asked[1]})"
+    return "it is no weights file, is damaged, or holds pickled code or objects"
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, KeyError):  # its text is the key alone
+        return f"KeyError {error}"
     return (str(error).splitlines() or [type(error).__name__])[0]

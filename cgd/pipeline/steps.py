@@ -171,9 +171,9 @@ def estimate_distillation(
     session: Session, images: ImageList, teachers: Mapping[str, Mapping[str, Key]], recipe: Recipe, out: Path
 ) -> dict[str, float]:
     """Steps, bytes and seconds that `distill` with these arguments will take."""
-    from cgd.stages.distill import estimate
+    from cgd.stages.distill import training_of
 
-    return estimate(**_distillation(session, images, teachers, recipe, out))
+    return training_of(**_distillation(session, images, teachers, recipe, out)).measure()
 
 
 def _distillation(

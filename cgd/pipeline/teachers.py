@@ -79,7 +79,10 @@ def import_weights(session: Session, text: str, file: Path, folder: Path | None)
 
     A whitening layer of Whiten-MTD goes into the store instead. Nothing is written unless all of it is right.
     """
-    content, spec = read_published(file), Spec.parse(text)
+    spec = Spec.parse(text)
+    if spec.argument is None:
+        registry.find(TEACHERS, spec.name)  # a wrong name is told before a large file is read
+    content = read_published(file)
     target = folder or file.parent
     if is_pca_layer(content):
         return _import_whitening(session, spec, text, file, pca_layer(content, file), target)

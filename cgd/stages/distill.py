@@ -63,7 +63,7 @@ def distill(
 ) -> DistillReport:
     """Train the student of `source` on `images` against `teachers` (whitened vectors by label and view).
 
-    `out` keeps the training state after every epoch, and in the end the student; the same call continues there.
+    `out` keeps the training state (see `Training`), and in the end the student; the same call continues there.
     The student also becomes an artifact. On one CPU with fixed threads an interrupted run and an undisturbed one
     end in the same bytes.
     """
@@ -95,30 +95,6 @@ def distill(
         seconds_per_step=notes[-1].get("seconds_per_step", {}) if notes else {},
         skipped=skipped,
     )
-
-
-def estimate(
-    *,
-    store: FeatureStore,
-    images: ImageList,
-    teachers: Mapping[str, Mapping[str, Key]],
-    source: EncoderSource,
-    config: DistillConfig,
-    method_config: Any,
-    out: Path,
-    compute: Compute,
-) -> dict[str, float]:
-    """Steps, bytes of an epoch's targets and seconds that `distill` with these arguments will take; nothing is kept."""
-    return training_of(
-        store=store,
-        images=images,
-        teachers=teachers,
-        source=source,
-        config=config,
-        method_config=method_config,
-        out=out,
-        compute=compute,
-    ).measure()
 
 
 def training_of(

@@ -49,7 +49,7 @@ def refused(folder: Path, *arguments: Any) -> str:
     assert result.exit_code == 1, result.output
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
-    assert line.endswith(".")
+    assert line.endswith((".", "?"))
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
     return line
 
@@ -149,6 +149,20 @@ ODD: dict[str, Callable[[], Any]] = {
     "meta": lambda: torch.empty(2048, device="meta"),
     "complex": lambda: torch.zeros(2048, dtype=torch.complex64),
 }
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b"hello\n" * 9, bytes(range(7, 250)), b""])
+def test_what_is_no_weights_file_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.pth").write_bytes(content)
+    message = refused(tmp_path, "teachers", "import", "gem", tmp_path / "p.pth")
+    assert "is no weights file" in message or "is no readable weights file" in message
+
+
+def test_a_wrong_name_is_told_before_the_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "p.pth").write_bytes(b"nothing")
+    assert "unknown teacher 'gme': did you mean gem?" in refused(
+        tmp_path, "teachers", "import", "gme", tmp_path / "p.pth"
+    )
 
 
 @pytest.mark.parametrize("kind", ODD)

@@ -192,7 +192,7 @@ def fill(network: nn.Module, checkpoint: Checkpoint, drop: Sequence[str] = ()) -
 
 
 def _why_refused(error: Exception) -> str:
-    """Why a pickle was refused, with the global that it names; torch's advice to load it all the same is not passed on."""
+    """Why a pickle was refused, and the global it names; torch's advice to load it all the same is not passed on."""
     asked = re.search(r"GLOBAL ([\w.]+)", str(error))
     if asked:
         return f"it holds pickled code or objects, not only tensors (it asks for {asked[1]})"

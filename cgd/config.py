@@ -5,9 +5,10 @@ Where things are and how fast they run (paths, devices, workers, batch sizes of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf, isfinite
-from typing import Literal
+from typing import Any, Literal
 
 from cgd.errors import InputError
 
@@ -83,6 +84,7 @@ class DistillConfig:
     student: str = "resnet18"
     init: str = ""  # file name of pretrained trunk weights in the weights folder
     batch_norm: Literal["auto", "train", "freeze", "unfold"] = "auto"
+    teachers: tuple[str, ...] = field(default=(), metadata={"neutral": ()})  # labels; none = all that were extracted
     space: Literal["whitened", "raw"] = field(default="whitened", metadata={"neutral": "whitened"})
     positives: Literal["label", "image"] = "label"  # a pair: two images of a label, or two views of an image
     views: Literal["crop", "fixed"] = "crop"
@@ -170,6 +172,7 @@ class EvaluateConfig:
     """The protocol of a score; every field stands on its card."""
 
     queries: Literal["cropped", "full", "both"] = "cropped"
+    mode: Literal["symmetric", "asymmetric", "both"] = "symmetric"  # asymmetric: a gallery of the fused teachers
     ap: Literal["trapezoid", "mean-precision"] = "trapezoid"
     distractors: tuple[str, ...] = ()
     ensemble: bool = True  # also the mean of the teachers' similarities
@@ -177,7 +180,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole experiment."""
+    """A whole experiment, or a table of them: each of `rows` has a name and the settings it differs in."""
 
     data: DataConfig = field(default_factory=DataConfig)
     extract: ExtractConfig = field(default_factory=ExtractConfig)
@@ -188,3 +191,4 @@ class Recipe:
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     cgd: CgdConfig = field(default_factory=CgdConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    rows: Mapping[str, Any] = field(default_factory=dict)

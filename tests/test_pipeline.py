@@ -42,7 +42,7 @@ def test_a_recipe_runs_and_is_not_done_twice(
         monkeypatch.setattr(builder, no_network)
     second = run(session, tiny_recipe, out=tmp_path / "out")
     assert without_times(second.scores) == without_times(first.scores)
-    assert [s.key for s in second.students] == [s.key for s in first.students]
+    assert [s["key"] for s in second.students] == [s["key"] for s in first.students]
     after = snapshot(tmp_path)
     assert after == before
     rows = {s["row"] for s in first.scores}
@@ -58,7 +58,7 @@ def test_a_recipe_runs_and_is_not_done_twice(
 def test_two_seeds_make_two_students(session: Session, tiny_recipe: Recipe, drawn: Path, tmp_path: Path) -> None:
     session.workspace.introduce("lm", f"manifest:{drawn}/manifest.csv")
     report = run(session, tiny_recipe, seeds=(0, 1), out=tmp_path / "out")
-    assert len({s.key for s in report.students}) == 2
+    assert len({s["key"] for s in report.students}) == 2
     starts = [s["protocols"]["easy"]["mAP"] for s in report.scores if s["row"] == "student before"]
     assert len(starts) == 2
     assert starts[0] != starts[1]
@@ -80,6 +80,65 @@ def test_a_saved_recipe_runs_without_the_weights(
     assert without_times(run(session, saved, out=tmp_path / "again").scores) == without_times(first.scores)
     with pytest.raises(CgdError, match="give the folder that holds it"):
         run(session, change(saved, "extract", views=3), out=tmp_path / "more")
+
+
+ROWS = {
+    "mean": {"distill": {"fusion": "mean", "epochs": 1}},
+    "one raw": {"distill": {"space": "raw", "teachers": ["mobilenet-v1-width-0.25"], "epochs": 1}},
+    "cgd": {
+        "distill": {"method": "cgd", "fusion": "cgd-two", "student": "mobilenet-v1?width=0.25&dim=16&size=64"},
+        "cgd": {"positions": 4, "bits": 2, "restarts": 1},
+        "evaluate": {"mode": "both"},
+    },
+}
+
+
+def test_a_table_fills_row_by_row(
+    session: Session, tiny_recipe: Recipe, drawn: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    session.workspace.introduce("lm", f"manifest:{drawn}/manifest.csv")
+    recipe = dataclasses.replace(tiny_recipe, rows=ROWS)
+    report = run(session, recipe, only=["mean"], out=tmp_path / "out")
+    lines = run_text(report.as_json()).splitlines()
+    assert [line.split("  ")[0] for line in lines if line.startswith(("mean", "one raw", "cgd"))] == list(ROWS)
+    assert next(line for line in lines if line.startswith("one raw")).split()[2:] == ["-"] * 3
+    report = run(session, recipe, only=["one raw", "cgd"], out=tmp_path / "out")
+    assert len(report.students) == 3
+    names = [line.split("  ")[0] for line in run_text(report.as_json()).splitlines()]
+    assert names[names.index("mean") :][:4] == ["mean", "one raw", "cgd", "cgd, asymmetric"]
+    caplog.clear()
+    again = run(session, recipe, out=tmp_path / "out")
+    assert "epoch 1" not in caplog.text
+    assert without_times(again.scores) == without_times(report.scores)
+    seeds = run(session, recipe, only=["mean"], seeds=(0, 1), out=tmp_path / "out")
+    assert [Path(s["folder"]).name for s in seeds.students] == [
+        "mean-seed0",
+        "mean-seed1",
+        "one-raw-seed0",
+        "cgd-seed0",
+    ]
+
+
+def test_a_table_refuses_a_row_it_does_not_have_and_a_teacher_nobody_extracted(
+    session: Session, tiny_recipe: Recipe, drawn: Path, tmp_path: Path
+) -> None:
+    session.workspace.introduce("lm", f"manifest:{drawn}/manifest.csv")
+    recipe = dataclasses.replace(tiny_recipe, rows={"x": {"distill": {"teachers": ["gem"]}}})
+    with pytest.raises(CgdError, match=r"unknown row 'y': known: x\."):
+        run(session, recipe, only=["y"], out=tmp_path / "out")
+    with pytest.raises(CgdError, match=r"distill\.teachers: unknown teacher 'gem'"):
+        run(session, recipe, out=tmp_path / "out")
+
+
+def test_damaged_results_of_earlier_runs_cost_nothing(
+    session: Session, tiny_recipe: Recipe, drawn: Path, tmp_path: Path
+) -> None:
+    session.workspace.introduce("lm", f"manifest:{drawn}/manifest.csv")
+    first = run(session, tiny_recipe, out=tmp_path / "out")
+    for damage in ("{", "[]", '{"student": 3}', '{"student": {"0": {}}}'):
+        (tmp_path / "out/results.json").write_text(damage)
+        again = run(session, tiny_recipe, out=tmp_path / "out")
+        assert without_times(again.scores) == without_times(first.scores)
 
 
 def test_the_demonstrations_recipe_is_a_valid_one() -> None:

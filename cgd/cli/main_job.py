@@ -197,6 +197,7 @@ def _one_or_many(results: list[dict[str, Any]]) -> dict[str, Any]:
     "--data", multiple=True, metavar="NAME=KIND:PATH", help="Where a data set of the recipe is; repeatable, remembered."
 )
 @click.option("--seeds", default="", help="Seeds separated by commas: one student each.  [default: the recipe's]")
+@click.option("--row", "rows", multiple=True, help="Only this row of the recipe's table; repeatable.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the students.  [default: runs/<recipe>]"
 )
@@ -205,6 +206,7 @@ def run(**o: Any) -> None:
 
     \b
     cgd run recipes/grocery.yaml --data grocery=manifest:photos/manifest.csv --weights weights --seeds 0,1,2
+    cgd run recipes/grocery-tables.yaml --row "max-min, raw" --weights weights
     """
     from cgd.pipeline import runner, steps, text
 
@@ -221,7 +223,8 @@ def run(**o: Any) -> None:
             print_result(o, steps.estimate_extraction(session, images, recipe.extract), text.estimate_text)
             return
         seeds = numbers_in(o["seeds"], "--seeds", int)
-        report = runner.run(session, recipe, seeds=seeds, out=o["out"] or Path("runs") / o["recipe_file"].stem)
+        out = o["out"] or Path("runs") / o["recipe_file"].stem
+        report = runner.run(session, recipe, seeds=seeds, only=o["rows"], out=out)
         print_result(o, report.as_json(), text.run_text)
 
 

@@ -41,14 +41,17 @@ def label_pairs(
 def image_pairs(
     usable: np.ndarray, views: Sequence[int], batch: int, generator: np.random.Generator
 ) -> Iterator[Batch]:
-    """Every image once, paired with itself under two different views (the self-supervised form of methods.md 1.11)."""
-    if len(views) < 2:
-        raise InputError("pairs of two views need at least two stored crops: extract with --views 2 or more.")
+    """Every image once, paired with itself under two different views (the self-supervised form of methods.md 1.11).
+
+    Where there is one view only, both are that one: what is between different images still teaches.
+    """
+    drawn = min(len(views), 2)
     order = generator.permutation(np.flatnonzero(usable))
     if len(order) < 2:
         raise InputError("pairs of two views need at least two readable images.")
     for chosen in _cut(order, batch):
-        seen = np.stack([generator.choice(np.asarray(views, np.int64), 2, replace=False) for _ in chosen])
+        seen = np.stack([generator.choice(np.asarray(views, np.int64), drawn, replace=False) for _ in chosen])
+        seen = np.broadcast_to(seen, (len(chosen), 2))
         yield Batch(np.stack([chosen, chosen], axis=1).astype(np.int64), seen)
 
 

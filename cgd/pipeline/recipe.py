@@ -15,20 +15,55 @@ from cgd.errors import InputError, unknown
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file; every problem is one line that names the key."""
+    """The recipe in a YAML file; every problem is one line that names the key.
+
+    `base: FILE` begins from another recipe in the same folder, and changes what else the file says.
+    """
+    content = _read_yaml(path)
+    if isinstance(content, Mapping) and "base" in content:
+        content = dict(content)
+        base = _read_yaml(path.parent / str(content.pop("base")))
+        content = _merged(base, content) if isinstance(base, Mapping) else base
+    return build_recipe(content, str(path))
+
+
+def _read_yaml(path: Path) -> Any:
     try:
-        content = yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}.") from error
-    return build_recipe(content or {}, str(path))
+
+
+def _merged(content: Mapping[Any, Any], changes: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Sections of `content` with the keys that `changes` sets in them."""
+    merged = dict(content)
+    for section, values in changes.items():
+        both = isinstance(values, Mapping) and isinstance(merged.get(section), Mapping)
+        merged[section] = {**merged[section], **values} if both else values
+    return merged
 
 
 def build_recipe(content: Any, where: str) -> Recipe:
     """A recipe from plain values; `where` begins every error."""
     recipe: Recipe = _convert(content, Recipe, where, "")
+    for name in recipe.rows:
+        row(recipe, name, where)
     return recipe
+
+
+def row(recipe: Recipe, name: str, where: str = "the recipe") -> Recipe:
+    """The experiment of one row: `recipe` with what the row sets; teachers and images are those of all rows."""
+    content = to_plain(recipe)
+    content.pop("rows", None)
+    changes = recipe.rows[name] or {}
+    if not isinstance(changes, Mapping):
+        raise InputError(f"{where}: rows: {name}: expected sections, got {changes!r}.")
+    for section in ("data", "extract", "rows"):
+        if section in changes:
+            raise InputError(f"{where}: rows: {name}: '{section}' is one for all rows: set it above them.")
+    return build_recipe(_merged(content, changes), f"{where}: rows: {name}")
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -57,9 +92,9 @@ def change(recipe: Recipe, section: str, **values: Any) -> Recipe:
 
 
 def to_plain(recipe: Recipe) -> dict[str, Any]:
-    """Sections and keys as a recipe file spells them."""
+    """Sections and keys as a recipe file spells them; rows only where there are some."""
     return {_section(name): {k: list(v) if isinstance(v, tuple) else v for k, v in section.items()}
-            for name, section in dataclasses.asdict(recipe).items()}  # fmt: skip
+            for name, section in dataclasses.asdict(recipe).items() if section or name != "rows"}  # fmt: skip
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -81,6 +116,10 @@ def _convert(value: Any, hint: Any, where: str, key: str) -> Any:
         if value in arguments:
             return value
         raise InputError(f"{where}: {key}: {unknown('value', str(value), map(str, arguments))}")
+    if origin is Mapping:
+        if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+            return dict(value)
+        raise InputError(f"{where}: {key}: expected names and what each sets, got {value!r}.")
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or (Ellipsis not in arguments and len(value) != len(arguments)):
             count = "a list" if Ellipsis in arguments else f"a list of {len(arguments)} values"

@@ -2,86 +2,189 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgd.config import Recipe
-from cgd.errors import InputError
+from cgd.errors import InputError, unknown
 from cgd.pipeline import scoring, steps
-from cgd.pipeline.recipe import change, to_yaml
+from cgd.pipeline.recipe import change, row, to_yaml
 from cgd.pipeline.steps import Session
+from cgd.registry import slug
 from cgd.store.files import replace_file
-from cgd.types import ImageList, Key
+from cgd.store.keys import sha256
+from cgd.types import Benchmark, ImageList, Key
 
 if TYPE_CHECKING:
     from cgd.models.encoder import EncoderSource
-    from cgd.stages.distill import DistillReport
 
+STUDENT = "student"  # the row of a recipe that has no rows
+RESULTS = "results.json"
+Result = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunReport:
-    """Every score as `cgd evaluate --json` gives it, grouped in rows of the table, and the students."""
+    """Every score as `cgd evaluate --json` gives it, grouped in rows of the table, and the students.
 
-    scores: list[dict[str, Any]]
-    students: list[DistillReport]
-    seeds: tuple[int, ...]
+    `rows` are all rows there are; those without scores have not been run yet.
+    """
 
-    def as_json(self) -> dict[str, Any]:
+    rows: tuple[str, ...]
+    scores: list[Result] = field(default_factory=list)
+    students: list[Result] = field(default_factory=list)
+
+    def as_json(self) -> Result:
         """The object of `cgd run --json`."""
-        return {"scores": self.scores, "students": [s.as_json() for s in self.students]}
+        return {"rows": list(self.rows), "scores": self.scores, "students": self.students}
 
 
-def run(session: Session, recipe: Recipe, *, seeds: Sequence[int] = (), out: Path) -> RunReport:
-    """Extract, whiten, distil once per seed, and score teachers, their ensembles, and the student before and after."""
+def run(
+    session: Session, recipe: Recipe, *, seeds: Sequence[int] = (), only: Sequence[str] = (), out: Path
+) -> RunReport:
+    """Extract, whiten, score the teachers and their ensemble, then distil and score each row once per seed.
+
+    A recipe without rows is one row. `only` names the rows to do now; of the others the table has what earlier runs
+    left in `out`.
+    """
     seeds = tuple(seeds) or (recipe.distill.seed,)
     images = _training_images(session, recipe)
     benchmarks = [session.workspace.benchmark(name) for name in recipe.data.benchmarks]
     recipe = steps.pin(session, recipe)
-    _save(recipe, out / "recipe.yaml")
+    rows = {name: steps.pin(session, row(recipe, name)) for name in recipe.rows} or {STUDENT: recipe}
+    for name in only:
+        if name not in rows:
+            raise unknown("row", name, rows)
+    todo = [name for name in rows if not only or name in only]
+    _save(to_yaml(recipe).encode(), out / "recipe.yaml")
 
     log.info("1/4 teachers look at %d images of %s", len(images), images.title)
     extracted = steps.extract_teachers(session, images, recipe.extract)
-    log.info("2/4 whitening")
     embeddings = {label: report.keys for label, report in extracted.encoders.items()}
+    log.info("2/4 whitening")
     whitened = steps.fit_whitening(session, embeddings, recipe.whiten)
-    log.info("3/4 distillation: %d epochs, %d seed(s)", recipe.distill.epochs, len(seeds))
-    raw = recipe.distill.space == "raw"
-    vectors = embeddings if raw else {label: views for label, (_, views) in whitened.items()}
-    students, starts, ends = [], [], []
-    for seed in seeds:
-        seeded = change(recipe, "distill", seed=seed)
-        report = steps.distill(session, images, vectors, seeded, out / f"student-seed{seed}")
-        students.append(report)
-        starts.append(steps.student_source(session, seeded))
-        ends.append(steps.load_student(session, str(report.folder)))
-    log.info("4/4 scores on %s", ", ".join(b.name for b in benchmarks))
-    whitenings = {label: reports["fixed"].key for label, (reports, _) in whitened.items()}
-    teachers = steps.teacher_sources(session, recipe.extract.teachers)
-    scores = [
-        {**score, "row": row, "seed": seed}
+    log.info("3/4 scores of teachers and untrained students on %s", ", ".join(b.name for b in benchmarks))
+    report = RunReport(tuple(rows))
+    report.scores += _teacher_scores(session, benchmarks, recipe, {k: r["fixed"].key for k, (r, _) in whitened.items()})
+    report.scores += _starting_scores(session, benchmarks, [rows[name] for name in todo], seeds)
+    done = _earlier(out, rows, seeds)
+    for number, name in enumerate(todo, 1):
+        log.info("4/4 students, row %d of %d: %s; %d seed(s)", number, len(todo), name, len(seeds))
+        vectors = embeddings
+        if rows[name].distill.space != "raw":
+            vectors = {k: v for k, (_, v) in steps.fit_whitening(session, embeddings, rows[name].whiten).items()}
+        done.setdefault(name, {})
+        for seed in seeds:
+            seeded = change(rows[name], "distill", seed=seed)
+            folder = out / (f"{slug(name)}-seed{seed}")
+            student = steps.distill(session, images, vectors, seeded, folder)
+            scores = _student_scores(session, benchmarks, seeded, folder)
+            keys = [str(student.key), *(score["key"] for score in scores)]
+            if done[name].get(str(seed), {}).get("keys") != keys:
+                done[name][str(seed)] = {
+                    "recipe": _mark(seeded),
+                    "keys": keys,
+                    "student": student.as_json(),
+                    "scores": [{**score, "row": name, "seed": seed} for score in scores],
+                }
+                _save(json.dumps(done).encode(), out / RESULTS)
+    for name in rows:
+        for result in done.get(name, {}).values():
+            report.students.append(result["student"])
+            report.scores += result["scores"]
+    return report
+
+
+def _earlier(out: Path, rows: Mapping[str, Recipe], seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """What earlier runs in `out` left of these very rows and seeds, by row and seed."""
+    try:
+        found = json.loads((out / RESULTS).read_text())
+        return {
+            name: {
+                str(seed): found[name][str(seed)]
+                for seed in seeds
+                if str(seed) in found.get(name, {})
+                and found[name][str(seed)]["recipe"] == _mark(change(recipe, "distill", seed=seed))
+            }
+            for name, recipe in rows.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # nothing is lost: a row that is run again finds its student and scores in the store
+
+
+def _mark(recipe: Recipe) -> str:
+    """What tells one resolved recipe from another."""
+    return sha256(to_yaml(recipe).encode())
+
+
+def _teacher_scores(
+    session: Session, benchmarks: Sequence[Benchmark], recipe: Recipe, whitenings: Mapping[str, Key]
+) -> list[Result]:
+    """Each teacher and their ensemble, raw and whitened."""
+    sources = steps.teacher_sources(session, recipe.extract.teachers)
+    return [
+        {**score, "row": "teacher", "seed": None}
+        for whitening in (None, whitenings)
         for benchmark in benchmarks
-        for row, seed, sources, whitening in _models(teachers, whitenings, starts, ends, seeds)
         for score in scoring.evaluate(
             session,
             benchmark,
             sources,
             recipe.evaluate,
             whitening=whitening,
-            ensemble=recipe.evaluate.ensemble and row == "teacher",
+            ensemble=recipe.evaluate.ensemble,
             extract_config=recipe.extract,
         )
     ]
-    return RunReport(scores, students, seeds)
 
 
-def _save(recipe: Recipe, path: Path) -> None:
-    """The resolved recipe, beside what it made."""
-    data = to_yaml(recipe).encode()
+def _starting_scores(
+    session: Session, benchmarks: Sequence[Benchmark], recipes: Sequence[Recipe], seeds: Sequence[int]
+) -> list[Result]:
+    """The students as they begin, each kind of them once; a start without a random part is the same for all seeds."""
+    kinds = {(r.distill.student, r.distill.init): r for r in recipes}
+    scores = []
+    for recipe in kinds.values():
+        for seed in seeds:
+            source = steps.student_source(session, change(recipe, "distill", seed=seed))
+            name = "student before" if len(kinds) == 1 else f"{source.label} before"
+            scores += [{**s, "row": name, "seed": seed} for s in _scores(session, benchmarks, recipe, source)]
+    return scores
+
+
+def _student_scores(session: Session, benchmarks: Sequence[Benchmark], recipe: Recipe, folder: Path) -> list[Result]:
+    """The trained student alone, against a gallery of its fused teachers, or both."""
+    scores: list[Result] = []
+    if recipe.evaluate.mode != "asymmetric":
+        scores += _scores(session, benchmarks, recipe, steps.load_student(session, str(folder)))
+    if recipe.evaluate.mode != "symmetric":
+        for benchmark in benchmarks:
+            scores += scoring.evaluate_asymmetric(
+                session,
+                benchmark,
+                str(folder),
+                recipe.evaluate,
+                teachers=recipe.extract.teachers,
+                extract_config=recipe.extract,
+            )
+    return scores
+
+
+def _scores(session: Session, benchmarks: Sequence[Benchmark], recipe: Recipe, source: EncoderSource) -> list[Result]:
+    return [
+        score
+        for benchmark in benchmarks
+        for score in scoring.evaluate(session, benchmark, [source], recipe.evaluate, extract_config=recipe.extract)
+    ]
+
+
+def _save(data: bytes, path: Path) -> None:
+    """Write a file beside what it tells of, unless it is there already."""
     if not path.is_file() or path.read_bytes() != data:
         replace_file(path, data)
 
@@ -90,21 +193,3 @@ def _training_images(session: Session, recipe: Recipe) -> ImageList:
     if not recipe.data.train:
         raise InputError("the recipe names no training images: set data.train to NAME or NAME@SPLIT.")
     return session.workspace.images(recipe.data.train)
-
-
-Model = tuple[str, int | None, Sequence["EncoderSource"], Mapping[str, Key] | None]
-
-
-def _models(
-    teachers: Sequence[EncoderSource],
-    whitenings: Mapping[str, Key],
-    starts: Sequence[EncoderSource],
-    ends: Sequence[EncoderSource],
-    seeds: Sequence[int],
-) -> list[Model]:
-    """What is scored: row of the table, seed, encoders, whitening."""
-    models: list[Model] = [("teacher", None, teachers, None), ("teacher", None, teachers, whitenings)]
-    # A start that has no random part is one and the same for every seed.
-    models += [("student before", seed, [source], None) for seed, source in zip(seeds, starts, strict=True)]
-    models += [("student", seed, [source], None) for seed, source in zip(seeds, ends, strict=True)]
-    return models

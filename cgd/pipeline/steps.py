@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cgd.config import ExtractConfig, Recipe, WhitenConfig
 from cgd.data.views import CROP, FIXED, crop_name
-from cgd.errors import InputError, MissingError
+from cgd.errors import InputError, MissingError, unknown
 from cgd.pipeline.recipe import change
 from cgd.pipeline.workspace import Workspace
 from cgd.stages import select
@@ -179,10 +179,13 @@ def estimate_distillation(
 def _distillation(
     session: Session, images: ImageList, teachers: Mapping[str, Mapping[str, Key]], recipe: Recipe, out: Path
 ) -> dict[str, Any]:
+    for label in recipe.distill.teachers:
+        if label not in teachers:
+            raise InputError(f"distill.teachers: {unknown('teacher', label, teachers)}")
     return {
         "store": session.store(write=True),
         "images": images,
-        "teachers": teachers,
+        "teachers": {label: teachers[label] for label in recipe.distill.teachers or teachers},
         "source": student_source(session, recipe),
         "config": recipe.distill,
         "method_config": method_config(recipe),

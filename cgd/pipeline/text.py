@@ -11,20 +11,35 @@ _PROTOCOLS = {"labels": "mAP", "easy": "E", "medium": "M", "hard": "H"}
 Result = Mapping[str, Any]
 
 
-def score_table(scores: Sequence[Result]) -> str:
-    """mAP x 100 of results as `cgd evaluate --json` gives them; `row` and `seed` join the seeds of one student."""
+def score_table(scores: Sequence[Result], rows: Sequence[str] = ()) -> str:
+    """mAP x 100 of results as `cgd evaluate --json` gives them; `row` and `seed` join the seeds of one student.
+
+    `rows` come last, in their order, those without scores with empty cells.
+    """
     columns: dict[tuple[str, str], None] = {}
-    rows: dict[str, dict[tuple[str, str], list[float]]] = {}
+    cells: dict[str, dict[tuple[str, str], list[float]]] = {}
+    of_row: dict[Any, list[Result]] = {}
     for score in scores:
-        name = score["model"] if score.get("seed") is None else score["row"]
-        for protocol, values in score["protocols"].items():
-            if values["mAP"] is None:
-                continue
-            column = (_benchmark(score), _PROTOCOLS[protocol])
-            columns[column] = None
-            rows.setdefault(name, {}).setdefault(column, []).append(values["mAP"])
+        of_row.setdefault(score.get("row"), []).append(score)
+    for row in [*(name for name in of_row if name not in rows), *rows]:
+        for score in of_row.get(row, []):
+            cell = cells.setdefault(_name(score), {})
+            for protocol, values in score["protocols"].items():
+                if values["mAP"] is not None:
+                    column = (_benchmark(score), _PROTOCOLS[protocol])
+                    columns[column] = None
+                    cell.setdefault(column, []).append(values["mAP"])
+        if row not in of_row:
+            cells[row] = {}
     head = ["mAP x 100", *(f"{b} {p}" for b, p in columns)]
-    return _render([head, *([name, *(_cell(row.get(c, [])) for c in columns)] for name, row in rows.items())])
+    return _render([head, *([name, *(_cell(cell.get(c, [])) for c in columns)] for name, cell in cells.items())])
+
+
+def _name(score: Result) -> str:
+    """What a line of the table is called: the row of a student, else the model."""
+    if score.get("seed") is None:
+        return str(score["model"])
+    return f"{score['row']}, asymmetric" if score.get("mode") == "asymmetric" else str(score["row"])
 
 
 def card_line(card: Result) -> str:
@@ -54,11 +69,10 @@ def scores_text(scores: Sequence[Result]) -> str:
 
 
 def run_text(result: Result) -> str:
-    """The table of a recipe, its students, and the protocol of each benchmark."""
-    cards = dict.fromkeys(
-        f"{s['benchmark']}: {card_line(s['card'])}" for s in result["scores"] if s["row"] == "student"
-    )
-    return "\n".join([score_table(result["scores"]), "", *map(student_text, result["students"]), *cards])
+    """The table of a recipe, its students, and every protocol that students were scored by."""
+    rows = result["rows"]
+    cards = dict.fromkeys(f"{s['benchmark']}: {card_line(s['card'])}" for s in result["scores"] if s["row"] in rows)
+    return "\n".join([score_table(result["scores"], rows), "", *map(student_text, result["students"]), *cards])
 
 
 def student_text(r: Result) -> str:

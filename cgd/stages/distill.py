@@ -153,6 +153,11 @@ def _plan(
     numbers, keys = _views_used(teachers, config)
     needs = make_method(config.method, method_config, config.fusion).needs
     by_label = needs.images_per_row == 2 and config.positives == "label"
+    if needs.images_per_row == 2 and not by_label and len(numbers) == 1:
+        log.warning(
+            "one stored view: every image is paired with itself under that view, so only similarities between "
+            "different images teach; extract with --views 2 or more for pairs of two views."
+        )
     if by_label and images.labels is None:
         raise InputError(f"{images.title} has no labels to pair images by: use --set distill.positives=image.")
     for key in (k for ks in keys for k in ks):
@@ -179,6 +184,7 @@ def _plan(
 def _identity(images: ImageList, source: EncoderSource, plan: TargetPlan, config: DistillConfig) -> Identity:
     settings = settings_of(config)
     del settings["init"]  # a file's name; its digest is part of the student's identity
+    settings.pop("teachers", None)  # the inputs name them
     settings |= {
         "dataset": images.name,
         "split": images.split,

@@ -387,7 +387,6 @@ def test_distilling_without_any_store(drawn: Path) -> None:
         (("--fusion", "maxmin"), "unknown fusion 'maxmin': did you mean max-min"),
         (("--method", "whitenmtd"), "unknown method 'whitenmtd': did you mean whiten-mtd"),
         (("--whitening", "nothing"), "not whitened"),
-        (("--set", "distill.positives=image"), "at least two stored crops"),
     ],
 )
 def test_a_training_that_cannot_be(arguments: tuple[str, ...], message: str) -> None:

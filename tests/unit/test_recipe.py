@@ -9,7 +9,7 @@ import yaml
 
 from cgd.config import DistillConfig, Recipe
 from cgd.errors import InputError
-from cgd.pipeline.recipe import build_recipe, change, override, read_recipe, to_plain, to_yaml
+from cgd.pipeline.recipe import build_recipe, change, override, read_recipe, row, to_plain, to_yaml
 
 
 def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
@@ -167,9 +167,57 @@ def test_a_written_recipe_holds_every_section_and_key() -> None:
     assert content == to_plain(Recipe())
     spelled = {section.replace("-", "_"): list(keys) for section, keys in content.items()}
     assert spelled == {
-        f.name: [g.name for g in dataclasses.fields(getattr(Recipe(), f.name))] for f in dataclasses.fields(Recipe)
+        f.name: [g.name for g in dataclasses.fields(getattr(Recipe(), f.name))]
+        for f in dataclasses.fields(Recipe)
+        if f.name != "rows"
     }
     assert "whiten-mtd" in content
+
+
+def test_rows_change_what_they_name_and_nothing_else() -> None:
+    recipe = build_recipe(
+        {"distill": {"epochs": 3}, "rows": {"a": None, "b": {"distill": {"fusion": "mean"}, "whiten": {"dim": 8}}}}, "r"
+    )
+    assert list(recipe.rows) == ["a", "b"]
+    plain = dataclasses.replace(recipe, rows={})
+    assert row(recipe, "a") == plain
+    assert row(recipe, "b") == change(change(plain, "distill", fusion="mean"), "whiten", dim=8)
+    assert build_recipe(yaml.safe_load(to_yaml(recipe)), "again") == recipe
+    assert row(override(recipe, ["distill.epochs=9"]), "b").distill.epochs == 9
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"a": {"distill": {"epoch": 1}}}, r"^r: rows: a: distill: unknown key 'epoch': did you mean epochs"),
+        ({"a": {"extract": {"views": 1}}}, r"^r: rows: a: 'extract' is one for all rows"),
+        ({"a": {"data": {}}}, r"rows: a: 'data' is one for all rows"),
+        ({"a": {"rows": {}}}, r"rows: a: 'rows' is one for all rows"),
+        ({"a": 3}, r"rows: a: expected sections, got 3"),
+        ({"a": {"distill": 3}}, r"rows: a: distill: expected keys and values, got 3"),
+        ({3: {}}, r"r: rows: expected names"),
+        (["a"], r"r: rows: expected names"),
+    ],
+)
+def test_a_wrong_row_is_told_before_anything_runs(rows: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_recipe({"rows": rows}, "r")
+
+
+def test_a_recipe_begins_from_its_base(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("distill: {epochs: 3, fusion: mean}\nwhiten: {dim: 8}\n")
+    (tmp_path / "r.yaml").write_text("base: base.yaml\ndistill: {epochs: 4}\n")
+    read = read_recipe(tmp_path / "r.yaml")
+    assert (read.distill.epochs, read.distill.fusion, read.whiten.dim) == (4, "mean", 8)
+    (tmp_path / "r.yaml").write_text("base: absent.yaml\n")
+    with pytest.raises(InputError, match=r"cannot read the recipe .*absent\.yaml"):
+        read_recipe(tmp_path / "r.yaml")
+    (tmp_path / "base.yaml").write_text("[]")
+    (tmp_path / "r.yaml").write_text("base: base.yaml\n")
+    assert read_recipe(tmp_path / "r.yaml") == Recipe()
+    (tmp_path / "base.yaml").write_text("text")
+    with pytest.raises(InputError, match="the file: expected keys and values"):
+        read_recipe(tmp_path / "r.yaml")
 
 
 def test_the_shipped_recipes_can_be_read() -> None:

@@ -142,8 +142,12 @@ def test_fewer_than_two_labels_with_two_images_are_refused() -> None:
         list(label_pairs(["a", "a", "b"], np.ones(3, bool), (1,), 4, epoch_generator(0, 0)))
 
 
-def test_two_views_need_two_crops_and_two_images() -> None:
-    with pytest.raises(InputError, match="--views 2"):
-        list(image_pairs(np.ones(5, bool), (1,), 4, epoch_generator(0, 0)))
+def test_a_single_view_pairs_an_image_with_itself() -> None:
+    batches = list(image_pairs(np.ones(5, bool), (3,), 4, epoch_generator(0, 0)))
+    assert np.concatenate([b.views for b in batches]).tolist() == [[3, 3]] * 4  # the fifth would be alone
+    assert all((b.rows[:, 0] == b.rows[:, 1]).all() for b in batches)
+
+
+def test_two_views_need_two_images() -> None:
     with pytest.raises(InputError, match="two readable images"):
         list(image_pairs(np.array([True, False]), (1, 2), 4, epoch_generator(0, 0)))

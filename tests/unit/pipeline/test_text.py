@@ -150,7 +150,7 @@ def test_a_student_is_told_with_its_size_cost_and_where_its_time_went() -> None:
 def test_a_run_tells_each_students_protocol_once() -> None:
     scores = [result(f"s{i}", {"labels": 5.0}, row="student", seed=i) for i in range(3)]
     scores.append(result("t", {"labels": 6.0}, row="teacher", seed=None, card=card(filter="bicubic")))
-    told = text.run_text({"scores": scores, "students": [STUDENT, STUDENT]})
+    told = text.run_text({"rows": ["student"], "scores": scores, "students": [STUDENT, STUDENT]})
     assert told.count("queries cropped") == 1
     assert "lm: queries cropped; longest 1024, lanczos" in told
     assert told.count("runs/s: ") == 2

@@ -77,7 +77,11 @@ class WhitenConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """How the student is trained; the defaults are Whiten-MTD's recipe (methods.md 1.9)."""
+    """How the student is trained; the defaults are Whiten-MTD's recipe (methods.md 1.9).
+
+    With `validation`, the published student is that of the epoch with the highest leave-one-out mAP among images of the
+    classes held out; otherwise that of the last epoch.
+    """
 
     method: str = "whiten-mtd"
     fusion: str = "max-min"
@@ -96,8 +100,15 @@ class DistillConfig:
     final_learning_rate: float = 1e-6  # cosine, stepped every iteration
     weight_decay: float = 1e-6  # coupled, as Adam has it
     seed: int = 0
+    precision: Literal["fp32", "bf16"] = field(default="fp32", metadata={"neutral": "fp32"})
+    chunk_images: int = field(default=0, metadata={"neutral": 0})  # images per forward pass; 0 = the whole batch
+    photometric: Literal["none", "jitter", "video"] = field(default="none", metadata={"neutral": "none"})
+    validation: float = field(default=0.0, metadata={"neutral": 0.0})  # share of classes held out
+    exclude: str = field(default="", metadata={"neutral": ""})  # file of labels not to train on, one per line
 
     def __post_init__(self) -> None:
+        _range("distill.chunk_images", self.chunk_images, 0)
+        _range("distill.validation", self.validation, 0, 0.9)
         _range("distill.crops", self.crops, 0)
         _range("distill.epochs", self.epochs, 1)
         _range("distill.batch_pairs", self.batch_pairs, 2)

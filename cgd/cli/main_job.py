@@ -82,7 +82,7 @@ def fit_whitening(**o: Any) -> None:
 
 
 @click.command()
-@options("dataset", "name", "teachers", "weights", "device", "workers", "set", "dry-run")
+@options("dataset", "name", "teachers", "weights", "device", "workers", "set", "dry-run", "tensorboard")
 @click.option("--whitening", help="Which whitening (part of its key), where there are several.")
 @click.option("--method", help="Distillation method.  [default: whiten-mtd]")
 @click.option("--fusion", help="How teachers are combined.  [default: max-min]")
@@ -90,19 +90,23 @@ def fit_whitening(**o: Any) -> None:
 @click.option("--init", help="Pretrained weights of the student's trunk.")
 @click.option("--epochs", type=click.IntRange(1), help="[default: 200]")
 @click.option("--batch-pairs", type=click.IntRange(2), help="Pairs per batch.  [default: 256]")
+@click.option("--exclude", metavar="FILE", help="Labels not to train on, one per line: landmarks of the benchmark.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the student.")
 def distill(**o: Any) -> None:
     """Train a student against the stored teachers; the same command continues an interrupted run.
 
+    Under torchrun its processes share every batch, and the student is the one that a single process would make.
+
     \b
     cgd distill --dataset photos --student resnet18 --init resnet18.pth --epochs 20 --out student
+    torchrun --nproc-per-node 4 --no-python cgd distill --dataset photos --out student
     """
     from cgd.pipeline import steps, text
     from cgd.pipeline.recipe import change
     from cgd.stages import select
 
-    with running(o):
-        fields = ("method", "fusion", "student", "init", "epochs", "batch_pairs")
+    with running(o, several=True):
+        fields = ("method", "fusion", "student", "init", "epochs", "batch_pairs", "exclude")
         recipe = change(recipe_of(o), "distill", **{name: o[name] for name in fields})
         session = session_of(o)
         images = session.workspace.images(o["dataset"], o["name"])
@@ -191,7 +195,7 @@ def _one_or_many(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @click.command()
-@options("weights", "device", "workers", "set", "dry-run")
+@options("weights", "device", "workers", "set", "dry-run", "tensorboard")
 @click.argument("recipe_file", metavar="RECIPE.yaml", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
     "--data", multiple=True, metavar="NAME=KIND:PATH", help="Where a data set of the recipe is; repeatable, remembered."

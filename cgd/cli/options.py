@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +72,9 @@ SHARED: dict[str, Callable[[Command], Command]] = {
         help="Any setting of the recipe, e.g. distill.epochs=5.",
     ),
     "dry-run": click.option("--dry-run", is_flag=True, help="Tell bytes, free disk and expected time; store nothing."),
+    "tensorboard": click.option(
+        "--tensorboard", is_flag=True, help="Also write loss and learning rate for TensorBoard, beside the student."
+    ),
     "teachers": click.option(
         "--teachers", default="", help="Names separated by commas; options after ?, e.g. 'mobilenet-v1?width=0.5'."
     ),
@@ -78,9 +82,14 @@ SHARED: dict[str, Callable[[Command], Command]] = {
 
 
 @contextlib.contextmanager
-def running(o: dict[str, Any]) -> Iterator[None]:
-    """Logging to standard error, and a user's problem as one sentence with exit status 1."""
-    level = logging.ERROR if o["quiet"] else logging.DEBUG if o["verbose"] else logging.INFO
+def running(o: dict[str, Any], *, several: bool = False) -> Iterator[None]:
+    """Logging to standard error, and a user's problem as one sentence with exit status 1.
+
+    `several` is whether the command is for the processes that torchrun starts, too.
+    """
+    if not several and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
+        raise click.UsageError("torchrun is for cgd distill; start this command alone (--part shares an extraction).")
+    level = logging.ERROR if o["quiet"] or not first_process() else logging.DEBUG if o["verbose"] else logging.INFO
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("cgd")
@@ -102,7 +111,12 @@ def session_of(o: dict[str, Any], **extra: Any) -> Session:
     from cgd.pipeline.steps import Session
 
     return Session(
-        o["store_url"], weights=o.get("weights"), device=o.get("device", "auto"), workers=o.get("workers", 2), **extra
+        o["store_url"],
+        weights=o.get("weights"),
+        device=o.get("device", "auto"),
+        workers=o.get("workers", 2),
+        curves=o.get("tensorboard", False),
+        **extra,
     )
 
 
@@ -138,6 +152,13 @@ def part_of(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
+def first_process() -> bool:
+    """Whether this is the one of torchrun's processes that speaks, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def print_result(o: dict[str, Any], result: dict[str, Any], as_text: Callable[[dict[str, Any]], str]) -> None:
+    if not first_process():
+        return
     text = json.dumps(result, ensure_ascii=False) if o["as_json"] else as_text(result)
     click.echo(text.encode("utf-8", "backslashreplace").decode())  # file names need not be text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,7 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 Box = tuple[float, float, float, float]
+Change = Callable[[Image.Image], Image.Image]
 
 
 def full_pixels(image: Image.Image, spec: InputSpec, box: Box | None = None) -> list[np.ndarray]:
@@ -32,12 +34,12 @@ def full_pixels(image: Image.Image, spec: InputSpec, box: Box | None = None) -> 
     return [normalise(_scaled(image, scale, spec), spec) for scale in spec.scales]
 
 
-def view_pixels(image: Image.Image, spec: InputSpec, view: View, size: int) -> np.ndarray:
-    """One replayable view as a square of `size` pixels: (3, size, size) float32."""
+def view_pixels(image: Image.Image, spec: InputSpec, view: View, size: int, change: Change | None = None) -> np.ndarray:
+    """One replayable view as a square of `size` pixels, then under `change`: (3, size, size) float32."""
     cut = image.crop(view.box(*image.size)).resize((size, size), _FILTERS[spec.filter])
     if view.flip:
         cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return normalise(cut, spec)
+    return normalise(change(cut) if change else cut, spec)
 
 
 def normalise(image: Image.Image, spec: InputSpec) -> np.ndarray:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from cgd.errors import InputError
@@ -91,3 +92,9 @@ def unfold(network: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.running_var.copy_(variance)
         norm.weight.copy_(before * (variance + norm.eps).sqrt() / identity)
         norm.bias.copy_(bias + before * mean / identity)
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """`network` with batch norms that take their statistics from the batches of all processes (GPUs only)."""
+    converted: nn.Module = convert_sync_batchnorm(network)
+    return converted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -11,19 +12,28 @@ from cgd.errors import InputError
 
 @dataclass(frozen=True)
 class Compute:
-    """Device, decoding threads, images per forward pass, and which part of the shards (i of n) is this process's."""
+    """Device, decoding threads, images per forward pass, and which part of the shards (i of n) is this process's.
+
+    `curves` is whether training also writes TensorBoard's event files.
+    """
 
     device: torch.device
     workers: int = 2
     batch_size: int = 32
     shard_rows: int | None = None
     part: tuple[int, int] = (1, 1)
+    curves: bool = False
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:i`. Single precision means single, not TF32."""
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:i`; under torchrun `cuda` is each process's own.
+
+    Single precision means single, not TF32.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         if name.partition(":")[0] not in ("cpu", "cuda"):
             raise RuntimeError("there are cpu, cuda and cuda:i")

@@ -21,7 +21,7 @@ from cgd.types import ImageList, Key
 if TYPE_CHECKING:  # only the stages that run networks import torch
     from cgd.models.devices import Compute
     from cgd.models.encoder import EncoderSource
-    from cgd.stages.distill import DistillReport
+    from cgd.stages.distill import Distillation, DistillReport
     from cgd.stages.extract import ExtractReport
     from cgd.stages.prove import Proof
 
@@ -37,6 +37,7 @@ class Session:
     batch_size: int = 32
     shard_rows: int | None = None
     part: tuple[int, int] = (1, 1)
+    curves: bool = False
     workspace: Workspace = field(default_factory=Workspace)
 
     def store(self, *, write: bool = False) -> FeatureStore:
@@ -45,7 +46,7 @@ class Session:
     def compute(self) -> Compute:
         from cgd.models.devices import Compute, pick_device
 
-        return Compute(pick_device(self.device), self.workers, self.batch_size, self.shard_rows, self.part)
+        return Compute(pick_device(self.device), self.workers, self.batch_size, self.shard_rows, self.part, self.curves)
 
 
 def teacher_sources(session: Session, teachers: Sequence[str]) -> list[EncoderSource]:
@@ -161,10 +162,10 @@ def pin(session: Session, recipe: Recipe) -> Recipe:
 def distill(
     session: Session, images: ImageList, teachers: Mapping[str, Mapping[str, Key]], recipe: Recipe, out: Path
 ) -> DistillReport:
-    """Train the recipe's student on `images` against whitened `teachers`."""
+    """Train the recipe's student on `images` against `teachers`."""
     from cgd.stages.distill import distill as run
 
-    return run(**_distillation(session, images, teachers, recipe, out))
+    return run(_distillation(session, images, teachers, recipe, out))
 
 
 def estimate_distillation(
@@ -173,25 +174,27 @@ def estimate_distillation(
     """Steps, bytes and seconds that `distill` with these arguments will take."""
     from cgd.stages.distill import training_of
 
-    return training_of(**_distillation(session, images, teachers, recipe, out)).measure()
+    return training_of(_distillation(session, images, teachers, recipe, out)).measure()
 
 
 def _distillation(
     session: Session, images: ImageList, teachers: Mapping[str, Mapping[str, Key]], recipe: Recipe, out: Path
-) -> dict[str, Any]:
+) -> Distillation:
+    from cgd.stages.distill import Distillation
+
     for label in recipe.distill.teachers:
         if label not in teachers:
             raise InputError(f"distill.teachers: {unknown('teacher', label, teachers)}")
-    return {
-        "store": session.store(write=True),
-        "images": images,
-        "teachers": {label: teachers[label] for label in recipe.distill.teachers or teachers},
-        "source": student_source(session, recipe),
-        "config": recipe.distill,
-        "method_config": method_config(recipe),
-        "out": out,
-        "compute": session.compute(),
-    }
+    return Distillation(
+        store=session.store(write=True),
+        images=images,
+        teachers={label: teachers[label] for label in recipe.distill.teachers or teachers},
+        source=student_source(session, recipe),
+        config=recipe.distill,
+        method_config=method_config(recipe),
+        out=out,
+        compute=session.compute(),
+    )
 
 
 def prove(
@@ -208,7 +211,7 @@ def prove(
     from cgd.stages.distill import training_of
     from cgd.stages.prove import prove as run
 
-    training = training_of(**_distillation(session, images, teachers, recipe, Path("proof")))
+    training = training_of(_distillation(session, images, teachers, recipe, Path("proof")))
     return run(store=session.store(), training=training, sources=sources, steps=count, samples=samples)
 
 

@@ -5,30 +5,32 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from safetensors.torch import save
 
 from cgd.config import DistillConfig
 from cgd.data.views import CROP, FIXED
 from cgd.errors import InputError, MissingError
 from cgd.models.devices import Compute
-from cgd.models.encoder import Encoder, EncoderSource, gmacs
+from cgd.models.encoder import EncoderSource, gmacs
+from cgd.stages.checkpoint import Checkpoint
 from cgd.stages.codebook import fit_codebook
-from cgd.stages.fuse import TargetPlan, make_method
-from cgd.stages.training import Line, Training, forget
+from cgd.stages.fuse import TargetPlan, make_method, usable_rows
+from cgd.stages.processes import Processes, joined
+from cgd.stages.training import LOG, Trained, Training, log_lines
+from cgd.stages.validation import held_out, validation_rows
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import replace_file
-from cgd.store.keys import Identity, canonical, identify, ids_digest, labels_digest, settings_of
+from cgd.store.keys import Identity, identify, ids_digest, labels_digest, settings_of
 from cgd.types import ImageList, Key
 
 VERSION = 1
-WEIGHTS, RECIPE, LOG = "model.safetensors", "recipe.json", "log.jsonl"
-LOGGED = ("epoch", "loss", "learning_rate", "teachers")  # equal for equal runs; rates go to the provenance
+WEIGHTS, RECIPE = "model.safetensors", "recipe.json"
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +44,7 @@ class DistillReport:
     gmacs: float
     epochs: int
     final_loss: float
+    best: Mapping[str, Any] | None  # by which score of classes held out its epoch was chosen, if by one
     seconds_per_step: Mapping[str, float]
     skipped: bool
 
@@ -50,68 +53,125 @@ class DistillReport:
         return {**dataclasses.asdict(self), "key": str(self.key), "folder": str(self.folder)}
 
 
-def distill(
-    *,
-    store: FeatureStore,
-    images: ImageList,
-    teachers: Mapping[str, Mapping[str, Key]],
-    source: EncoderSource,
-    config: DistillConfig,
-    method_config: Any,
-    out: Path,
-    compute: Compute,
-) -> DistillReport:
-    """Train the student of `source` on `images` against `teachers` (whitened vectors by label and view).
+@dataclass(frozen=True)
+class Distillation:
+    """A student to be: what it is trained on, with what settings, and where.
 
-    `out` keeps the training state (see `Training`), and in the end the student; the same call continues there.
-    The student also becomes an artifact. On one CPU with fixed threads an interrupted run and an undisturbed one
-    end in the same bytes.
+    `teachers` are vectors by label and view, whitened or raw as `config.space` says. `out` keeps the training state
+    (see `Training`), and in the end the student; the same call continues there.
     """
-    plan = _plan(store, images, teachers, config, method_config, compute.device)
-    identity = _identity(images, source, plan, config)
-    skipped = store.is_sealed(identity.key)
-    if skipped:
-        log.info("%s is trained already", identity.key)
-    else:
-        training = Training(store, images, plan, source, config, str(identity.key), out, compute)
-        encoder, lines = training.run()
-        _publish(store, identity, source, encoder, training.norm, lines, config, method_config, list(teachers))
-    forget(out, str(identity.key))
-    artifact = store.get(identity.key)
-    for name in (WEIGHTS, RECIPE, LOG):
-        data = artifact.blob(name)
-        if not (out / name).is_file() or (out / name).read_bytes() != data:
-            replace_file(out / name, data)
+
+    store: FeatureStore
+    images: ImageList
+    teachers: Mapping[str, Mapping[str, Key]]
+    source: EncoderSource
+    config: DistillConfig
+    method_config: Any
+    out: Path
+    compute: Compute
+
+
+def distill(job: Distillation) -> DistillReport:
+    """Train the student, which also becomes an artifact; several processes of torchrun train one.
+
+    On one CPU with fixed threads an interrupted run and an undisturbed one end in the same bytes.
+    """
+    with joined(job.compute.device) as processes:
+        with processes.first_goes_ahead():
+            plan, withheld = _plan(job)
+            identity = _identity(job, plan, withheld)
+        skipped = job.store.is_sealed(identity.key)
+        if skipped:
+            log.info("%s is trained already", identity.key)
+        else:
+            training = _training(job, plan, withheld, identity, processes)
+            trained = training.run()
+        with processes.first_goes_ahead():
+            if processes.first and not skipped:
+                _publish(job, identity, trained, training.norm)
+    artifact = job.store.get(identity.key)
+    if processes.first:
+        Checkpoint(job.out, str(identity.key), job.compute.device).forget()
+        for name in (WEIGHTS, RECIPE, LOG):
+            data = artifact.blob(name)
+            if not (job.out / name).is_file() or (job.out / name).read_bytes() != data:
+                replace_file(job.out / name, data)
     about = json.loads(artifact.blob(RECIPE))
     last = json.loads(artifact.blob(LOG).decode().splitlines()[-1])
-    notes = store.provenance(identity.key)  # a copied store may have none
+    notes = job.store.provenance(identity.key)  # a copied store may have none
     return DistillReport(
         key=identity.key,
-        folder=out,
+        folder=job.out,
         parameters=about["parameters"],
         gmacs=about["gmacs"],
-        epochs=config.epochs,
+        epochs=job.config.epochs,
         final_loss=last["loss"],
+        best=about.get("best"),
         seconds_per_step=notes[-1].get("seconds_per_step", {}) if notes else {},
         skipped=skipped,
     )
 
 
-def training_of(
-    *,
-    store: FeatureStore,
-    images: ImageList,
-    teachers: Mapping[str, Mapping[str, Key]],
-    source: EncoderSource,
-    config: DistillConfig,
-    method_config: Any,
-    out: Path,
-    compute: Compute,
+def training_of(job: Distillation) -> Training:
+    """The training that `distill` runs, not begun, in one process."""
+    plan, withheld = _plan(job)
+    return _training(job, plan, withheld, _identity(job, plan, withheld), Processes())
+
+
+def _training(
+    job: Distillation, plan: TargetPlan, withheld: Withheld, identity: Identity, processes: Processes
 ) -> Training:
-    """The training that `distill` with these arguments runs, not begun."""
-    plan = _plan(store, images, teachers, config, method_config, compute.device)
-    name = str(_identity(images, source, plan, config).key)
-    return Training(store, images, plan, source, config, name, out, compute)
+    scored = None
+    if job.config.validation:
+        scored = validation_rows(withheld.validation, usable_rows(job.store, plan.teachers), job.config.seed)
+    name = str(identity.key)
+    return Training(job.store, job.images, plan, job.source, job.config, name, job.out, job.compute, processes, scored)
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """Images not to train on, (N,) bool each: classes held out to tell the best epoch, and labels to exclude."""
+
+    validation: np.ndarray
+    excluded: np.ndarray
+    labels: tuple[str, ...]
+
+
+def _withheld(images: ImageList, config: DistillConfig) -> Withheld:
+    none = np.zeros(len(images), bool)
+    if not (config.validation or config.exclude):
+        return Withheld(none, none, ())
+    if images.labels is None:
+        what = "distill.validation" if config.validation else "--exclude"
+        raise InputError(f"{images.title} has no labels, which {what} needs.")
+    excluded = none
+    labels: tuple[str, ...] = ()
+    if config.exclude:
+        labels = _read_labels(Path(config.exclude))
+        excluded = np.isin(np.asarray(images.labels, dtype=str), labels)
+        found = len(set(labels) & set(images.labels))
+        if not found:
+            raise InputError(f"none of the {len(labels)} labels in {config.exclude} occurs in {images.title}.")
+        log.info(
+            "%d of %d labels in %s occur: %d images are not trained on",
+            found, len(labels), config.exclude, int(excluded.sum()),
+        )  # fmt: skip
+    validation = none
+    if config.validation:
+        kept = np.flatnonzero(~excluded)
+        validation = none.copy()
+        validation[kept] = held_out([images.labels[row] for row in kept], config.validation, config.seed)
+    return Withheld(validation, excluded, labels)
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    """Sorted labels of a text file, one per line; empty lines and those that begin with # do not count."""
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise InputError(f"cannot read the labels to exclude from {path}: {reason}.") from error
+    return tuple(sorted({line for line in lines if line and not line.startswith("#")}))
 
 
 def _views_used(
@@ -141,17 +201,11 @@ def _views_used(
     return numbers, [tuple(views[names[n]] for n in numbers) for views in teachers.values()]
 
 
-def _plan(
-    store: FeatureStore,
-    images: ImageList,
-    teachers: Mapping[str, Mapping[str, Key]],
-    config: DistillConfig,
-    method_config: Any,
-    device: torch.device,
-) -> TargetPlan:
+def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
     """Which vectors and batches the student trains on; refuses what cannot work before any work is done."""
-    numbers, keys = _views_used(teachers, config)
-    needs = make_method(config.method, method_config, config.fusion).needs
+    config, images = job.config, job.images
+    numbers, keys = _views_used(job.teachers, config)
+    needs = make_method(config.method, job.method_config, config.fusion).needs
     by_label = needs.images_per_row == 2 and config.positives == "label"
     if needs.images_per_row == 2 and not by_label and len(numbers) == 1:
         log.warning(
@@ -161,71 +215,76 @@ def _plan(
     if by_label and images.labels is None:
         raise InputError(f"{images.title} has no labels to pair images by: use --set distill.positives=image.")
     for key in (k for ks in keys for k in ks):
-        if store.get(key).settings["ids"] != ids_digest(images):
+        if job.store.get(key).settings["ids"] != ids_digest(images):
             raise InputError(f"{key} holds other images than {images.title}: extract and whiten these first.")
+    withheld = _withheld(images, config)
     codebook = None
     if needs.codebook:
         first = [of_views[0] for of_views in keys]  # one view of each image is enough
-        codebook = fit_codebook(store=store, teachers=first, fusion=config.fusion, config=method_config, device=device)
-    return TargetPlan(
-        store=str(store.files.root),
+        codebook = fit_codebook(
+            store=job.store,
+            teachers=first,
+            fusion=config.fusion,
+            config=job.method_config,
+            device=job.compute.device,
+        )
+    plan = TargetPlan(
+        store=str(job.store.files.root),
         teachers=tuple(keys),
         views=numbers,
         labels=images.labels if by_label else None,
         method=config.method,
-        method_config=method_config,
+        method_config=job.method_config,
         fusion=config.fusion,
         batch_pairs=config.batch_pairs,
         seed=config.seed,
         codebook=codebook,
+        withheld=tuple(np.flatnonzero(withheld.validation | withheld.excluded).tolist()),
     )
+    return plan, withheld
 
 
-def _identity(images: ImageList, source: EncoderSource, plan: TargetPlan, config: DistillConfig) -> Identity:
-    settings = settings_of(config)
+def _identity(job: Distillation, plan: TargetPlan, withheld: Withheld) -> Identity:
+    settings = settings_of(job.config)
     del settings["init"]  # a file's name; its digest is part of the student's identity
     settings.pop("teachers", None)  # the inputs name them
+    if job.config.exclude:
+        settings["exclude"] = list(withheld.labels)  # what the file says, not where it is
+    by_label = plan.labels is not None or job.config.validation or job.config.exclude
     settings |= {
-        "dataset": images.name,
-        "split": images.split,
-        config.method: settings_of(plan.method_config),
-        "student": source.identity,
-        "labels": None if plan.labels is None else labels_digest(images),
+        "dataset": job.images.name,
+        "split": job.images.split,
+        job.config.method: settings_of(plan.method_config),
+        "student": job.source.identity,
+        "labels": labels_digest(job.images) if by_label else None,
     }
     inputs = [key for keys in plan.teachers for key in keys] + ([plan.codebook] if plan.codebook else [])
-    return identify("students", [images.title, source.label], VERSION, settings, inputs)
+    return identify("students", [job.images.title, job.source.label], VERSION, settings, inputs)
 
 
-def _publish(
-    store: FeatureStore,
-    identity: Identity,
-    source: EncoderSource,
-    encoder: Encoder,
-    batch_norm: str,
-    lines: Sequence[Line],
-    config: DistillConfig,
-    method_config: Any,
-    teachers: Sequence[str],
-) -> None:
+def _publish(job: Distillation, identity: Identity, trained: Trained, batch_norm: str) -> None:
     """Make the student an artifact: its tensors, what it is and how it came about, and its log."""
+    encoder, lines = trained.encoder, trained.lines
     weights = {k: v.detach().cpu().contiguous() for k, v in encoder.network.state_dict().items()}
     about = {
-        "student": source.text,
-        "init": source.weights and source.weights.digest,
+        "student": job.source.text,
+        "init": job.source.weights and job.source.weights.digest,
         "embed_dim": encoder.embed_dim,
         "input": dataclasses.asdict(encoder.input_spec),
         "parameters": sum(p.numel() for p in encoder.parameters()),
         "gmacs": gmacs(encoder),
         "batch_norm": batch_norm,
-        "distill": dataclasses.asdict(config),
-        config.method: dataclasses.asdict(method_config),
-        "teachers": teachers,
+        "distill": dataclasses.asdict(job.config),
+        job.config.method: dataclasses.asdict(job.method_config),
+        "teachers": list(job.teachers),
         "inputs": list(identity.inputs),
     }
+    if trained.best:
+        about["best"] = {**trained.best, "criterion": "highest leave-one-out mAP of the classes held out"}
     blobs = {
         WEIGHTS: save(weights),
         RECIPE: json.dumps(about, indent=1, sort_keys=True).encode() + b"\n",
-        LOG: b"".join(canonical({name: line[name] for name in LOGGED}) + b"\n" for line in lines),
+        LOG: log_lines(lines),
     }
     notes = {name: lines[-1][name] for name in ("images_per_second", "seconds_per_step")}
-    store.write_whole(identity, {}, attributes={"label": source.label}, blobs=blobs, notes=notes)
+    job.store.write_whole(identity, {}, attributes={"label": job.source.label}, blobs=blobs, notes=notes)

@@ -33,7 +33,7 @@ class TargetPlan:
     """All that determines every epoch's batches and targets; small enough to send to another process.
 
     `teachers` holds, per teacher, the key of its vectors for each number in `views`: whitened, or embeddings as they
-    came. `labels` are there where pairs are of images with one label.
+    came. `labels` are there where pairs are of images with one label. `withheld` are rows not to train on.
     """
 
     store: str
@@ -46,6 +46,7 @@ class TargetPlan:
     batch_pairs: int
     seed: int
     codebook: Key | None = None
+    withheld: tuple[int, ...] = ()
 
 
 def make_method(name: str, config: Any, fusion: str, codebook: Codebook | None = None) -> Method:
@@ -72,9 +73,11 @@ def read_codebook(store: FeatureStore, key: Key) -> Codebook:
     return Codebook(artifact.read("centroids"), artifact.read("rotations") if "rotations" in artifact.arrays else None)
 
 
-def epoch_batches(plan: TargetPlan, usable: np.ndarray, epoch: int) -> list[Batch]:
+def epoch_batches(plan: TargetPlan, epoch: int) -> list[Batch]:
     """The batches of an epoch: single images, pairs by label where the plan has labels, or two views of an image."""
     generator = epoch_generator(plan.seed, epoch)
+    usable = usable_rows(FeatureStore.open(plan.store), plan.teachers)
+    usable[list(plan.withheld)] = False
     if registry.find("cgd.methods", plan.method).needs.images_per_row == 1:
         return list(single_images(usable, plan.views, plan.batch_pairs, generator))
     if plan.labels is not None:
@@ -85,7 +88,7 @@ def epoch_batches(plan: TargetPlan, usable: np.ndarray, epoch: int) -> list[Batc
 def epoch_targets(plan: TargetPlan, epoch: int) -> tuple[list[Batch], list[Target]]:
     """Batches and targets of an epoch, by one sequential pass over each teacher's shards."""
     store = FeatureStore.open(plan.store)
-    batches = epoch_batches(plan, usable_rows(store, plan.teachers), epoch)
+    batches = epoch_batches(plan, epoch)
     rows = np.concatenate([b.rows for b in batches])  # (P, V)
     views = np.concatenate([b.views for b in batches])
     method = method_of(plan)

@@ -18,7 +18,7 @@ from cgd.retrieval.vectors import combine_scales, l2
 from cgd.retrieval.whitening import whiten
 from cgd.stages.embed import Block, Look, Meter, embed_rows
 from cgd.stages.fuse import epoch_batches, gather_views, usable_rows
-from cgd.stages.training import Training
+from cgd.stages.training import Sample, Training
 from cgd.stages.whiten import read_whitening
 from cgd.store.feature_store import FeatureStore
 from cgd.types import Batch, ImageList, Key, Target, Whitening
@@ -178,10 +178,9 @@ def _train(
     optimiser = torch.optim.Adam(encoder.parameters(), lr=training.config.learning_rate)
     training.train_mode(encoder)
     losses: list[tuple[float, float, float]] = []
-    usable = usable_rows(store, plan.teachers)
     with progress(steps, "proving", "steps") as bar:
         for epoch in range(steps):
-            for number, batch in enumerate(epoch_batches(plan, usable, epoch)):
+            for number, batch in enumerate(epoch_batches(plan, epoch)):
                 if len(losses) == steps:
                     return losses
                 seed = [plan.seed, epoch, number]
@@ -216,7 +215,7 @@ def _step(
 ) -> tuple[float, float, float]:
     """One update towards the stored target; the losses of all targets for the same descriptors, before it."""
     samples = zip(batch.rows.ravel(), batch.views.ravel(), strict=True)
-    pixels = np.stack([training.load(encoder, (int(r), int(v))) for r, v in samples])
+    pixels = [training.load(encoder, Sample(int(r), int(v))) for r, v in samples]
     descriptors = encoder(training.to_device(pixels)).unflatten(0, (-1, training.method.needs.images_per_row))
     goals = [{n: torch.from_numpy(v).to(descriptors.device) for n, v in target.items()} for target in targets]
     online, offline, single = (training.method.loss(descriptors, goal) for goal in goals)

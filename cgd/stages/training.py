@@ -2,79 +2,101 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import io
 import logging
 import math
-import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from cgd.config import DistillConfig
+from cgd.data import photometric
 from cgd.data.images import read_image
 from cgd.data.loading import ahead
-from cgd.data.transforms import view_pixels
+from cgd.data.transforms import Change, view_pixels
 from cgd.data.views import from_row
-from cgd.errors import InputError, StoreError, WeightsError
 from cgd.models import batchnorm
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
 from cgd.progress import progress
-from cgd.stages.fuse import EpochTargets, TargetPlan, epoch_targets, method_of
+from cgd.stages.checkpoint import Checkpoint, Stateful
+from cgd.stages.curves import Curves
+from cgd.stages.fuse import EpochTargets, TargetPlan, epoch_batches, epoch_targets, method_of
 from cgd.stages.images import check_digest
+from cgd.stages.processes import Processes
+from cgd.stages.update import Clock, Update
+from cgd.stages.validation import leave_one_out
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import replace_file
+from cgd.store.keys import canonical
 from cgd.types import Batch, ImageList, Target, View
 
-STATE = "training.pt"
+LOG = "log.jsonl"
+LOGGED = (
+    "epoch",
+    "loss",
+    "learning_rate",
+    "teachers",
+    "validation",
+)  # equal for equal runs; rates go to the provenance
 KEEP_SECONDS = 300.0  # an interrupted epoch loses at most so much
-UNFOLD_IMAGES, UNFOLD_BATCH = 512, 64
+UNFOLD_IMAGES, EMBED_BATCH = 512, 64
 WHOLE = View(0.0, 0.0, 1.0, 1.0, False)
 Line = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class _Clock:
-    """Seconds by what they were spent on, and the number of steps."""
+@dataclass(frozen=True)
+class Sample:
+    """One image of a batch: its row, the stored view, its place in the row of the batch, and what seeds its light."""
 
-    spent: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("data", "targets", "forward", "backward"), 0.0)
-    )
-    steps: int = 0
-    _last: float = field(default_factory=time.perf_counter)
-
-    def lap(self, what: str | None = None) -> None:
-        """Add the time since the last lap to `what`, or to nothing."""
-        now = time.perf_counter()
-        if what:
-            self.spent[what] += now - self._last
-        self._last = now
-
-    def per_step(self) -> dict[str, float]:
-        return {what: seconds / max(self.steps, 1) for what, seconds in self.spent.items()}
+    row: int
+    view: int
+    place: int = 0
+    seed: tuple[int, ...] | None = None
 
 
 @dataclass
-class _Begun:
+class Begun:
     """What the steps of the current epoch gave so far: their losses, and what the method tells of its targets."""
 
     losses: list[float] = field(default_factory=list)
     told: list[dict[str, list[float]]] = field(default_factory=list)
 
 
+@dataclass
+class Progress:
+    """A line per finished epoch, the epoch begun, and the best epoch's score and tensors where one is told."""
+
+    lines: list[Line] = field(default_factory=list)
+    begun: Begun = field(default_factory=Begun)
+    best: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A student, its lines, and by which score its epoch was chosen (`epoch`, `mAP`, `images`), if by one."""
+
+    encoder: Encoder
+    lines: list[Line]
+    best: Mapping[str, Any] | None
+
+
 class Training:
     """One student in training; `out` holds its state, under the name of the student to be.
 
     The state is kept after every epoch and every five minutes: network, optimiser, random state and what the epoch's
-    steps gave. The schedule and all other randomness follow from the step and the seed.
+    steps gave. The schedule and all other randomness follow from the step and the seed. Where classes are held out,
+    `scored` are the rows of theirs that tell the best epoch.
     """
 
     def __init__(
@@ -87,42 +109,53 @@ class Training:
         name: str,
         out: Path,
         compute: Compute,
+        processes: Processes = Processes(),  # noqa: B008
+        scored: np.ndarray | None = None,
     ) -> None:
         self.images, self.plan, self.source, self.config = images, plan, source, config
-        self.name, self.out, self.compute = name, out, compute
+        self.out, self.compute, self.processes, self.scored = out, compute, processes, scored
         self.method = method_of(plan)
+        self.checkpoint = Checkpoint(out, name, compute.device)
         artifacts = {number: store.get(key) for number, key in zip(plan.views, plan.teachers[0], strict=True)}
         self.geometry = {number: a.read("views") for number, a in artifacts.items() if "views" in a.arrays}
         self.digests = next(iter(artifacts.values())).read("digests")
 
-    def run(self) -> tuple[Encoder, list[Line]]:
-        """Train to the end; the student and a line per epoch: loss and rates, which differ between two equal runs."""
+    def run(self) -> Trained:
+        """Train to the end; a line per epoch has its loss, and rates, which differ between two equal runs."""
         encoder = self.prepare()
-        optimiser = torch.optim.Adam(
-            encoder.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
-        lines, begun = self._resume(encoder, optimiser)
-        with EpochTargets(self.plan) as targets:
-            for _ in range(len(lines), self.config.epochs):
-                of_epoch = targets.epoch(len(lines), self.config.epochs - 1)
-                lines.append(self._epoch(lines, begun, encoder, optimiser, *of_epoch))
-                begun = _Begun()
-                self._tell(lines)
-                self._keep(encoder, optimiser, lines, begun)
-        return encoder, lines
+        update = Update(encoder, self.method, self.config, self.processes)
+        parts: dict[str, Stateful] = {"network": encoder.network, "optimiser": update.optimiser}
+        done = self._resume(parts)
+        self.processes.from_first(list(encoder.network.state_dict().values()))
+        curves = Curves(self.out if self.compute.curves and self.processes.first else None)
+        with self._targets() as targets, curves:
+            for epoch in range(len(done.lines), self.config.epochs):
+                batches, of_epoch = targets(epoch)
+                line = self._epoch(epoch, done, update, batches, of_epoch, parts)
+                if self.scored is not None and self.processes.first:
+                    self._validate(encoder, line, done)
+                curves.add(epoch * len(batches), done.begun.losses, self._rates(epoch, len(batches)), line)
+                done.lines.append(line)
+                done.begun = Begun()
+                self._tell(done.lines)
+                self._keep(parts, done)
+        best = dict(done.best) if done.best else None
+        if best:
+            encoder.network.load_state_dict(best.pop("network"))
+        return Trained(encoder, done.lines, best)
 
     def measure(self) -> dict[str, float]:
         """Steps of an epoch, bytes of its targets, and seconds of all epochs to expect; two steps are tried."""
         batches, targets = epoch_targets(self.plan, 0)
         encoder = self.prepare()
-        optimiser = torch.optim.Adam(encoder.parameters(), lr=0.0)
+        update = Update(encoder, self.method, self.config, self.processes)
+        self._schedule(update, 0.0)
         self.train_mode(encoder)
-        clock = _Clock()
+        samples = self._samples(0, 0, batches[0])
         for _ in range(2):  # the first warms up
             started = time.perf_counter()
-            samples = [(int(r), int(v)) for r, v in zip(batches[0].rows.ravel(), batches[0].views.ravel(), strict=True)]
-            loaded = ahead(lambda sample: self.load(encoder, sample), samples, self.compute.workers, len(samples))
-            self._step(encoder, optimiser, self.to_device(np.stack(list(loaded))), targets[0], clock)
+            pixels = ahead(partial(self.load, encoder), samples, self.compute.workers, len(samples))
+            update.step(self.to_device(list(pixels)), targets[0], len(batches[0]), Clock())
             seconds = time.perf_counter() - started
         pairs = sum(len(b) for b in batches)
         return {
@@ -141,9 +174,27 @@ class Training:
             done = {"freeze": "frozen", "unfold": "un-folded"}[self.norm]
             log.info("batch norm of %s was folded away: %s", self.source.label, done)
         encoder = encoder.to(self.compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.norm == "unfold" and not (self.out / STATE).is_file():
+        if self.norm == "unfold" and not self.checkpoint.path.is_file():
             batchnorm.unfold(encoder, self._unfold_batches(encoder))
+        if self.norm != "freeze" and any(True for _ in batchnorm.norms(encoder)):
+            self._tell_of_statistics()
+            if self.processes.count > 1 and self.compute.device.type == "cuda":
+                encoder.network = batchnorm.synchronised(encoder.network)
         return encoder
+
+    def _tell_of_statistics(self) -> None:
+        """Batch statistics are those of what is passed forward at once, which is not always the batch."""
+        if self.config.chunk_images:
+            log.warning(
+                "batch norm takes its statistics from %d images, not from the whole batch: the loss is not exactly "
+                "that of distill.chunk_images=0; with distill.batch_norm=freeze it is.",
+                self.config.chunk_images,
+            )
+        if self.processes.count > 1 and self.compute.device.type != "cuda":
+            log.warning(
+                "batch norm takes its statistics from each process's share of a batch, so the result depends on the "
+                "number of processes; on GPUs, or with distill.batch_norm=freeze, it does not."
+            )
 
     def train_mode(self, encoder: Encoder) -> None:
         """Training mode, batch norm as configured."""
@@ -154,42 +205,54 @@ class Training:
     def _unfold_batches(self, encoder: Encoder) -> Iterator[torch.Tensor]:
         rows = np.linspace(0, len(self.images) - 1, min(UNFOLD_IMAGES, len(self.images))).astype(int)
         readable = [int(r) for r in rows if read_image(self.images.root, self.images.paths[r]).image is not None]
-        for start in range(0, len(readable), UNFOLD_BATCH):
-            part = readable[start : start + UNFOLD_BATCH]
-            yield self.to_device(np.stack([self.load(encoder, (row, self.plan.views[0])) for row in part]))
+        for start in range(0, len(readable), EMBED_BATCH):
+            part = readable[start : start + EMBED_BATCH]
+            yield self.to_device([self.load(encoder, Sample(row, self.plan.views[0])) for row in part])
+
+    @contextlib.contextmanager
+    def _targets(self) -> Iterator[Any]:
+        """Of an epoch its batches, and their targets in the first process; the others need none."""
+        if not self.processes.first:
+            yield lambda epoch: (epoch_batches(self.plan, epoch), repeat(None))
+            return
+        with EpochTargets(self.plan) as targets:
+            yield lambda epoch: targets.epoch(epoch, self.config.epochs - 1)
 
     def _epoch(
         self,
-        lines: list[Line],
-        begun: _Begun,
-        encoder: Encoder,
-        optimiser: torch.optim.Optimizer,
+        epoch: int,
+        done: Progress,
+        update: Update,
         batches: Sequence[Batch],
-        targets: Iterator[Target],
+        targets: Iterator[Target | None],
+        parts: Mapping[str, Stateful],
     ) -> Line:
         """The rest of one pass over `batches`; all randomness in it comes from the seed and the epoch."""
-        epoch, first = len(lines), len(begun.losses)
+        begun, first = done.begun, len(done.begun.losses)
         if not first:
             torch.manual_seed(int(np.random.SeedSequence([self.config.seed, epoch, 2]).generate_state(1)[0]))
-        self.train_mode(encoder)
-        clock, started = _Clock(), time.perf_counter()
+        self.train_mode(update.encoder)
+        clock, started = Clock(), time.perf_counter()
         kept = started
-        rest = batches[first:]
-        samples = [(int(r), int(v)) for b in rest for r, v in zip(b.rows.ravel(), b.views.ravel(), strict=True)]
-        depth = 2 * max(len(b) for b in batches)
-        loader = ahead(lambda sample: self.load(encoder, sample), samples, self.compute.workers, depth)
-        with progress(len(samples), f"epoch {epoch + 1} of {self.config.epochs}") as bar:
-            for step, (batch, target) in enumerate(zip(rest, islice(targets, first, None), strict=True), first):
-                self._schedule(optimiser, epoch * len(batches) + step, self.config.epochs * len(batches))
+        samples = [self._samples(epoch, number, batch) for number, batch in enumerate(batches) if number >= first]
+        rates, depth = self._rates(epoch, len(batches)), 2 * max(map(len, samples), default=1)
+        flat = [sample for of_batch in samples for sample in of_batch]
+        loader = ahead(partial(self.load, update.encoder), flat, self.compute.workers, depth)
+        targets = islice(targets, first, None)
+        with progress(len(flat), f"epoch {epoch + 1} of {self.config.epochs}") as bar:
+            for step, (batch, of_batch) in enumerate(zip(batches[first:], samples, strict=True), first):
+                target = next(targets)
+                self._schedule(update, rates[step])
                 clock.lap("targets")
-                pixels = self.to_device(np.stack([next(loader) for _ in range(batch.rows.size)]))
+                pixels = self.to_device(list(islice(loader, len(of_batch))))
                 clock.lap("data")
-                begun.losses.append(self._step(encoder, optimiser, pixels, target, clock))
-                begun.told.append({name: target[name].tolist() for name in self.method.tells})
-                bar.update(batch.rows.size)
+                begun.losses.append(update.step(pixels, target, len(batch), clock))
+                if target is not None:
+                    begun.told.append({name: target[name].tolist() for name in self.method.tells})
+                bar.update(len(of_batch))
                 bar.set_postfix(loss=f"{begun.losses[-1]:.4f}", refresh=False)
                 if time.perf_counter() - kept >= KEEP_SECONDS:
-                    self._keep(encoder, optimiser, lines, begun)
+                    self._keep(parts, done)
                     kept = time.perf_counter()
                 clock.lap()
         seconds = time.perf_counter() - started
@@ -197,110 +260,108 @@ class Training:
         return {
             "epoch": epoch + 1,
             "loss": float(np.average(begun.losses, weights=sizes)),
-            "learning_rate": optimiser.param_groups[0]["lr"],
+            "learning_rate": rates[-1],
             "teachers": {
                 name: np.average([told[name] for told in begun.told], axis=0, weights=sizes).tolist()
-                for name in self.method.tells
+                for name in (self.method.tells if begun.told else ())
             },
             "seconds": seconds,
-            "images_per_second": len(samples) / seconds,
+            "images_per_second": sum(b.rows.size for b in batches[first:]) / seconds,
             "seconds_per_step": clock.per_step(),
         }
 
-    def _step(
-        self, encoder: Encoder, optimiser: torch.optim.Optimizer, pixels: torch.Tensor, target: Target, clock: _Clock
-    ) -> float:
-        """One update on a batch, `pixels` (B V, 3, H, W) a pair's two in a row; the loss before it."""
-        goal = {name: torch.from_numpy(values).to(self.compute.device) for name, values in target.items()}
-        embedding = encoder(pixels)
-        loss = self.method.loss(embedding.unflatten(0, (-1, self.method.needs.images_per_row)), goal)
-        value = loss.item()
-        clock.lap("forward")
-        if not math.isfinite(value):
-            raise InputError(f"the loss of {self.name} became {value}: lower distill.learning_rate.")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        clock.lap("backward")
-        clock.steps += 1
-        return value
+    def _samples(self, epoch: int, number: int, batch: Batch) -> list[Sample]:
+        """This process's share of batch `number` of an epoch, a row's images in a row."""
+        mine = self.processes.share(len(batch))
+        light = self.config.photometric != "none"
+        return [
+            Sample(int(row), int(view), place, (self.config.seed, epoch, 4, number, i, place) if light else None)
+            for i in range(mine.start, mine.stop)
+            for place, (row, view) in enumerate(zip(batch.rows[i], batch.views[i], strict=True))
+        ]
 
-    def _schedule(self, optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
-        """Cosine from the first to the final learning rate, stepped every iteration."""
+    def _rates(self, epoch: int, steps: int) -> list[float]:
+        """Learning rates of an epoch's steps: cosine from the first to the final one over the whole training."""
         first, final = self.config.learning_rate, self.config.final_learning_rate
-        for group in optimiser.param_groups:
-            group["lr"] = final + (first - final) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        share = (np.arange(steps) + epoch * steps) / (self.config.epochs * steps)
+        return [final + (first - final) * 0.5 * (1 + math.cos(math.pi * s)) for s in share]
 
-    def load(self, encoder: Encoder, sample: tuple[int, int]) -> np.ndarray:
-        """The pixels of one (row, view), the very crop the teachers saw, at the student's size."""
-        row, number = sample
-        decoded = read_image(self.images.root, self.images.paths[row])
-        check_digest(self.images, row, decoded.digest, self.digests[row])
+    def _schedule(self, update: Update, rate: float) -> None:
+        for group in update.optimiser.param_groups:
+            group["lr"] = rate
+
+    def load(self, encoder: Encoder, sample: Sample) -> np.ndarray:
+        """The pixels of one image: the very crop the teachers saw, at the student's size, under the student's light."""
+        decoded = read_image(self.images.root, self.images.paths[sample.row])
+        check_digest(self.images, sample.row, decoded.digest, self.digests[sample.row])
         assert decoded.image is not None, "its bytes are those that were decoded at extraction"
-        view = from_row(self.geometry[number][row]) if number in self.geometry else WHOLE
-        return view_pixels(decoded.image, encoder.input_spec, view, self.config.image_size)
+        view = from_row(self.geometry[sample.view][sample.row]) if sample.view in self.geometry else WHOLE
+        change = None if sample.seed is None else self._light(sample.place, sample.seed)
+        return view_pixels(decoded.image, encoder.input_spec, view, self.config.image_size, change)
 
-    def to_device(self, pixels: np.ndarray) -> torch.Tensor:
+    def _light(self, place: int, seed: tuple[int, ...]) -> Change:
+        generator = np.random.default_rng(np.random.SeedSequence(seed))
+
+        def change(image: Image.Image) -> Image.Image:
+            return photometric.change(image, self.config.photometric, place, generator)
+
+        return change
+
+    def to_device(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
         """(B, 3, H, W) on the device, channels last in memory."""
-        return torch.from_numpy(pixels).to(self.compute.device, memory_format=torch.channels_last)
+        size = self.config.image_size
+        stacked = np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.float32)
+        return torch.from_numpy(stacked).to(self.compute.device, memory_format=torch.channels_last)
+
+    def _validate(self, encoder: Encoder, line: Line, done: Progress) -> None:
+        """Add to `line` the mAP of the classes held out, by full images, and keep the best epoch's tensors."""
+        assert self.scored is not None
+        assert self.images.labels is not None
+        encoder.eval()
+        found = []
+        load = partial(self.load, encoder)
+        loader = ahead(load, [Sample(int(row), -1) for row in self.scored], self.compute.workers, 2 * EMBED_BATCH)
+        with torch.inference_mode():
+            while part := list(islice(loader, EMBED_BATCH)):
+                found.append(encoder(self.to_device(part)).float().cpu().numpy())
+        line["validation"] = leave_one_out(np.concatenate(found), [self.images.labels[row] for row in self.scored])
+        if done.best is None or line["validation"] > done.best["mAP"]:
+            tensors = {name: tensor.detach().clone() for name, tensor in encoder.network.state_dict().items()}
+            best = {"epoch": line["epoch"], "mAP": line["validation"], "images": len(self.scored)}
+            done.best = {**best, "network": tensors}
 
     def _tell(self, lines: Sequence[Line]) -> None:
         done, line = len(lines), lines[-1]
         left = line["seconds"] * (self.config.epochs - done)
         log.info(
-            "epoch %d of %d: loss %.4f, %.0f images/s, %s left",
+            "epoch %d of %d: loss %.4f, %s%.0f images/s, %s left",
             done,
             self.config.epochs,
             line["loss"],
+            f"validation mAP {line['validation']:.2f}, " if "validation" in line else "",
             line["images_per_second"],
             f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min",
         )
 
-    def _keep(self, encoder: Encoder, optimiser: torch.optim.Optimizer, lines: list[Line], begun: _Begun) -> None:
-        device = self.compute.device
-        state = {
-            "student": self.name,
-            "network": encoder.network.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "lines": lines,
-            "begun": dataclasses.asdict(begun),
-            "random": torch.get_rng_state(),
-            "random_of_device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        replace_file(self.out / STATE, buffer.getvalue())
+    def _keep(self, parts: Mapping[str, Stateful], done: Progress) -> None:
+        if self.processes.first:
+            plain = {"lines": done.lines, "begun": dataclasses.asdict(done.begun), "best": done.best}
+            self.checkpoint.keep(parts, plain)
+            if done.lines:
+                replace_file(self.out / LOG, log_lines(done.lines))
 
-    def _resume(self, encoder: Encoder, optimiser: torch.optim.Optimizer) -> tuple[list[Line], _Begun]:
-        """Load the last kept state of this very student, if `out` holds one; the log up to it, and the epoch begun."""
-        path = self.out / STATE
-        if not path.is_file():
-            return [], _Begun()
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            name = state["student"]
-            if name == self.name:
-                encoder.network.load_state_dict(state["network"])
-                optimiser.load_state_dict(state["optimiser"])
-                torch.set_rng_state(state["random"])
-                if state["random_of_device"] is not None and self.compute.device.type == "cuda":
-                    torch.cuda.set_rng_state(state["random_of_device"], self.compute.device)
-                lines, begun = state["lines"], _Begun(**state["begun"])
-        except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError, TypeError, EOFError) as error:
-            reason = str(error).splitlines()[0]
-            raise WeightsError(f"{path} is damaged ({reason}): delete it to train from the start.") from error
-        if name != self.name:
-            raise StoreError(
-                f"{self.out} holds the unfinished training of {name}, not of {self.name}: "
-                "continue that one with its own settings, or give another --out."
-            )
-        steps = f" and {len(begun.losses)} steps of the next one" if begun.losses else ""
-        log.info("continuing after epoch %d of %d%s", len(lines), self.config.epochs, steps)
-        return lines, begun
+    def _resume(self, parts: Mapping[str, Stateful]) -> Progress:
+        """Load what the first process kept of this very student, if anything: the epochs done, and the one begun."""
+        state = self.processes.told_by_first(self.checkpoint.read(("lines", "begun")) if self.processes.first else None)
+        if state is None:
+            return Progress()
+        self.checkpoint.restore(state, parts)
+        done = Progress(state["lines"], Begun(**state["begun"]), state.get("best"))
+        steps = f" and {len(done.begun.losses)} steps of the next one" if done.begun.losses else ""
+        log.info("continuing after epoch %d of %d%s", len(done.lines), self.config.epochs, steps)
+        return done
 
 
-def forget(out: Path, name: str) -> None:
-    """Remove the state that `out` keeps for resuming the student `name`, now that it is finished."""
-    path = out / STATE
-    if path.is_file() and torch.load(path, map_location="cpu", weights_only=True)["student"] == name:
-        path.unlink()
+def log_lines(lines: Sequence[Line]) -> bytes:
+    """A JSON object per epoch, equal for equal runs."""
+    return b"".join(canonical({name: line[name] for name in LOGGED if name in line}) + b"\n" for line in lines)

@@ -18,9 +18,11 @@ from cgd.pipeline.recipe import change, override
 from cgd.pipeline.steps import Session
 from cgd.pipeline.workspace import Workspace
 from cgd.stages import training
-from cgd.stages.distill import LOGGED, training_of
+from cgd.stages.checkpoint import STATE
+from cgd.stages.distill import Distillation, training_of
 from cgd.stages.fuse import TargetPlan, epoch_targets
-from cgd.stages.training import Training
+from cgd.stages.training import LOGGED
+from cgd.stages.update import Update
 from cgd.types import Batch, Target
 
 CGD = [
@@ -65,25 +67,25 @@ def arguments(drawn: Path, tiny_recipe: Any, tmp_path_factory: pytest.TempPathFa
     done = steps.fit_whitening(session, {n: r.keys for n, r in extracted.encoders.items()}, tiny_recipe.whiten)
     vectors = {label: views for label, (_, views) in done.items()}
 
-    def make(method: str, out: Path) -> dict[str, Any]:
+    def make(method: str, out: Path, *settings: str) -> Distillation:
         recipe = override(
-            tiny_recipe, ["distill.epochs=12", "distill.positives=image", *(CGD if method == "cgd" else [])]
+            tiny_recipe, ["distill.epochs=12", "distill.positives=image", *(CGD if method == "cgd" else []), *settings]
         )
         return steps._distillation(session, images, vectors, recipe, out)
 
     return make
 
 
-def finish(arguments: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    encoder, lines = training_of(**arguments).run()
-    return encoder.network.state_dict(), [{name: line[name] for name in LOGGED} for line in lines]
+def finish(job: Distillation) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    done = training_of(job).run()
+    return done.encoder.network.state_dict(), [{n: line[n] for n in LOGGED if n in line} for line in done.lines]
 
 
 @pytest.mark.parametrize("method", ["whiten-mtd", "cgd"])
 def test_interrupted_at_random_steps_it_ends_in_the_same_bits(
     arguments: Any, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, step = Encoder.forward, Training._step
+    forward, step = Encoder.forward, Update.step
 
     def noisy(self: Encoder, x: Tensor) -> Tensor:  # as dropout would be: a training whose random state matters
         found: Tensor = forward(self, x)
@@ -96,7 +98,7 @@ def test_interrupted_at_random_steps_it_ends_in_the_same_bits(
     draw = np.random.default_rng(0)
     left, after = 0, False
 
-    def limited(self: Training, *rest: Any) -> float:
+    def limited(self: Update, *rest: Any) -> float:
         nonlocal left
         left -= 1
         if left < 0 and not after:
@@ -106,19 +108,19 @@ def test_interrupted_at_random_steps_it_ends_in_the_same_bits(
             raise _Interrupted  # the weights have moved, and nothing was kept of it
         return value
 
-    monkeypatch.setattr(Training, "_step", limited)
+    monkeypatch.setattr(Update, "step", limited)
     continued_within = 0
     for _ in range(INTERRUPTIONS):
         left, after = int(draw.integers(0, 4)), bool(draw.integers(2))
         monkeypatch.setattr(training, "KEEP_SECONDS", 0.0 if draw.integers(4) else 1e9)
-        run = training_of(**arguments(method, tmp_path / "broken"))
+        run = training_of(arguments(method, tmp_path / "broken"))
         with pytest.raises(_Interrupted):
             run.run()
-        state = tmp_path / "broken" / training.STATE
+        state = tmp_path / "broken" / STATE
         if state.is_file():
             continued_within += bool(torch.load(state, weights_only=True)["begun"]["losses"])
     assert continued_within >= INTERRUPTIONS // 4
-    monkeypatch.setattr(Training, "_step", step)
+    monkeypatch.setattr(Update, "step", step)
     found, found_log = finish(arguments(method, tmp_path / "broken"))
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -127,6 +129,6 @@ def test_interrupted_at_random_steps_it_ends_in_the_same_bits(
 
 
 def test_a_state_that_holds_code_is_refused(arguments: Any, tmp_path: Path) -> None:
-    torch.save({"student": finish}, tmp_path / training.STATE)
+    torch.save({"student": finish}, tmp_path / STATE)
     with pytest.raises(WeightsError, match=r"training\.pt is damaged .*delete it to train from the start"):
-        training_of(**arguments("whiten-mtd", tmp_path)).run()
+        training_of(arguments("whiten-mtd", tmp_path)).run()

@@ -1,0 +1,105 @@
+"""The processes of one training: one alone, or as many as torchrun started, which together do what one would."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from cgd.errors import InputError
+
+PATIENCE = timedelta(hours=12)  # the first may build targets for long; torchrun ends them all when one fails
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among `count`; the first one has the targets, the loss and whatever is written."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, size: int, rank: int | None = None) -> slice:
+        """Which of `size` rows are this process's (or those of `rank`): contiguous, equal to within one."""
+        place = self.rank if rank is None else rank
+        return slice(size * place // self.count, size * (place + 1) // self.count)
+
+    def gather(self, own: torch.Tensor, size: int) -> torch.Tensor:
+        """All `size` rows in order, from each process's share of them; no gradient passes."""
+        if self.count == 1:
+            return own
+        padded = own.new_zeros((-(-size // self.count), *own.shape[1:]))
+        padded[: len(own)] = own
+        found = [torch.empty_like(padded) for _ in range(self.count)]
+        dist.all_gather(found, padded)
+        shares = [self.share(size, rank) for rank in range(self.count)]
+        return torch.cat([part[: s.stop - s.start] for part, s in zip(found, shares, strict=True)])
+
+    def from_first(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Fill `tensors` with those of the first process."""
+        if self.count > 1:
+            for tensor in tensors:
+                sent = tensor.contiguous()  # not so in channels-last memory
+                dist.broadcast(sent, 0)
+                tensor.copy_(sent)
+
+    def told_by_first(self, value: Value) -> Value:
+        """The first process's `value`, any picklable object."""
+        if self.count == 1:
+            return value
+        told: list[Any] = [value]
+        dist.broadcast_object_list(told, 0)
+        return told[0]
+
+    def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Give every process the sum of all gradients; a parameter may have none in some of them."""
+        if self.count == 1:
+            return
+        trained = [p for p in parameters if p.requires_grad]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
+        dist.all_reduce(flat)
+        for p, part in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
+            p.grad = part.view_as(p)
+
+    @contextmanager
+    def first_goes_ahead(self) -> Iterator[None]:
+        """The first process runs the block before the others do, who then find what it stored."""
+        if self.count > 1 and not self.first:
+            dist.barrier()
+        yield
+        if self.count > 1 and self.first:
+            dist.barrier()
+
+
+def started_by_torchrun() -> bool:
+    """Whether this is one of several processes of a training."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """This process among those that torchrun started (or that have met already), or alone."""
+    if dist.is_available() and dist.is_initialized():
+        yield Processes(dist.get_rank(), dist.get_world_size())
+        return
+    if not started_by_torchrun():
+        yield Processes()
+        return
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"the processes of torchrun cannot meet: {str(error).splitlines()[0]}.") from error
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

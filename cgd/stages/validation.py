@@ -1,0 +1,43 @@
+"""How well a student in training retrieves classes it does not train on, by which its best epoch is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cgd.errors import InputError
+from cgd.retrieval.metrics import score
+from cgd.retrieval.search import exact_ranks
+from cgd.retrieval.vectors import l2
+
+MOST_IMAGES = 2000  # scored, however many classes are held out
+
+
+def held_out(labels: Sequence[str], share: float, seed: int) -> np.ndarray:
+    """(N,) bool: images of the classes left out of training, a `share` of all classes with at least two images."""
+    _, owner, counts = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
+    several = np.flatnonzero(counts >= 2)
+    chosen = round(share * len(several))
+    if chosen < 2 or len(several) - chosen < 2:
+        raise InputError(
+            f"distill.validation={share:g} of {len(several)} classes with two images or more holds out {chosen}: "
+            "at least two must be held out and two must stay."
+        )
+    draw = np.random.default_rng(np.random.SeedSequence([seed, 5]))
+    return np.isin(owner, draw.permutation(several)[:chosen])
+
+
+def validation_rows(withheld: np.ndarray, usable: np.ndarray, seed: int) -> np.ndarray:
+    """Sorted rows that are scored: readable images of the classes held out, drawn where there are too many."""
+    rows = np.flatnonzero(withheld & usable)
+    draw = np.random.default_rng(np.random.SeedSequence([seed, 6]))
+    return np.sort(draw.permutation(rows)[:MOST_IMAGES])
+
+
+def leave_one_out(descriptors: np.ndarray, labels: Sequence[str]) -> float:
+    """mAP x 100 of every image (M, D) against all others, relevant where the label is the same."""
+    unit, owner = l2(descriptors.astype(np.float32)), np.asarray(labels, dtype=str)
+    positives = [np.flatnonzero((owner == label) & (np.arange(len(owner)) != q)) for q, label in enumerate(owner)]
+    ranks = exact_ranks(unit @ unit.T, positives, [np.array([q]) for q in range(len(owner))])
+    return 100 * score("labels", ranks, positives).mean_ap

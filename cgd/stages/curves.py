@@ -28,11 +28,11 @@ class Curves(AbstractContextManager["Curves"]):
             return
         for step, (loss, rate) in enumerate(zip(losses, rates, strict=True), first):
             self.writer.add_scalar("loss", loss, step)
-            self.writer.add_scalar("learning rate", rate, step)
+            self.writer.add_scalar("learning_rate", rate, step)
         last = first + len(losses) - 1
         for name in ("validation", "images_per_second"):
             if name in line:
-                self.writer.add_scalar(name.replace("_", " "), line[name], last)
+                self.writer.add_scalar(name, line[name], last)
         self.writer.flush()
 
     def __exit__(self, *_: object) -> None:

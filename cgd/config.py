@@ -45,6 +45,8 @@ class ExtractConfig:
     teachers: tuple[str, ...] = ()
     views: int = 0  # replayable crops beside the fixed view
     crop_size: int = 512  # pixels; teachers see every crop as a square of this side
+    # how crops are resized, the student's too: one way for all (bilinear is the papers'), or each network's own
+    crop_filter: Literal["own", "bilinear", "bicubic", "lanczos"] = "bilinear"
     crop_area: tuple[float, float] = (0.4, 1.0)  # smallest and largest share of the image
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width over height
     flip: float = 0.5  # probability

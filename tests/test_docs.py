@@ -79,6 +79,8 @@ def check(words: list[str]) -> None:
     """A command line of ours parses; a target of make exists; anything else stands for itself."""
     if words[0] == "cgd":
         parse(words)
+    elif words[0] == "torchrun":
+        parse(words[words.index("cgd") :])
     elif words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
     elif words[0] == "python":
@@ -97,12 +99,18 @@ def test_shell_blocks_say_why_they_are_not_run_and_parse(page: str, text: str) -
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_code_blocks_are_of_a_kind_that_is_checked(page: Path) -> None:
-    assert {language for language, _ in BLOCK.findall(page.read_text())} <= {"sh", "json", "text", "python"}
+    assert {language for language, _ in BLOCK.findall(page.read_text())} <= {"sh", "json", "text", "python", "yaml"}
 
 
 @pytest.mark.parametrize(("page", "text"), list(blocks("json")))
 def test_json_blocks_are_json(page: str, text: str) -> None:
     assert json.loads(text), page
+
+
+@pytest.mark.parametrize(("page", "text"), list(blocks("yaml")))
+def test_yaml_blocks_are_recipes(page: str, text: str, user_folder: Path) -> None:
+    (user_folder / "recipes/of-a-page.yaml").write_text(text)
+    assert read_recipe(user_folder / "recipes/of-a-page.yaml").data.train, page
 
 
 @pytest.mark.parametrize(("page", "text"), list(blocks("python")))

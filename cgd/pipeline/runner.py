@@ -63,6 +63,7 @@ def run(
     todo = [name for name in rows if not only or name in only]
     _save(to_yaml(recipe).encode(), out / "recipe.yaml")
 
+    _tell_of_overlap(session, recipe, images, benchmarks)
     log.info("1/4 teachers look at %d images of %s", len(images), images.title)
     extracted = steps.extract_teachers(session, images, recipe.extract)
     embeddings = {label: report.keys for label, report in extracted.encoders.items()}
@@ -98,6 +99,30 @@ def run(
             report.students.append(result["student"])
             report.scores += result["scores"]
     return report
+
+
+def _tell_of_overlap(session: Session, recipe: Recipe, images: ImageList, benchmarks: Sequence[Benchmark]) -> None:
+    """Say where a benchmark has what is trained on, which inflates its score."""
+    if recipe.distill.exclude:
+        return
+    for benchmark in benchmarks:
+        kinds = session.workspace.kind(images.name), session.workspace.kind(benchmark.name)
+        common = sorted(set(images.labels or ()) & set(benchmark.gallery.labels or ()))
+        if kinds[0] == "gldv2-clean" and kinds[1] in ("roxford5k", "rparis6k"):
+            log.warning(
+                "GLDv2-clean holds landmarks of %s (Song et al., CVPR 2024), so its scores are not those of unseen "
+                "landmarks: list these landmarks in a file and set distill.exclude to it.",
+                benchmark.name,
+            )
+        elif common:
+            log.warning(
+                "%s and %s have %d labels in common, e.g. %s: scores are not those of unseen classes; list the labels "
+                "in a file and set distill.exclude to it.",
+                images.title,
+                benchmark.name,
+                len(common),
+                common[0],
+            )
 
 
 def _earlier(out: Path, rows: Mapping[str, Recipe], seeds: Sequence[int]) -> dict[str, dict[str, Any]]:

@@ -37,6 +37,10 @@ class Workspace:
         self._remember(benchmark.gallery, spec)
         return benchmark
 
+    def kind(self, name: str) -> str:
+        """The kind of data set a known name stands for."""
+        return self._resolve(name, None)[0].partition(":")[0]
+
     def introduce(self, name: str, spec: str) -> None:
         """Remember that `name` means `KIND:PATH`."""
         self._remember(open_dataset(spec, name), spec)

@@ -21,7 +21,7 @@ from cgd.data.views import CROP, FIXED, crop_name, view_kind
 from cgd.errors import StoreError
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
-from cgd.stages.embed import Look, Meter, embed_rows, policy_of
+from cgd.stages.embed import Look, Meter, embed_rows, policy_settings
 from cgd.store.feature_store import FeatureStore
 from cgd.store.keys import Identity, identify
 from cgd.types import ImageList
@@ -92,7 +92,7 @@ def _drawn(_: ImageList, row: int) -> DecodedImage:
 def _identity(source: EncoderSource, kind: str, config: ExtractConfig) -> Identity:
     settings: dict[str, Any] = {"encoder": source.identity, "kind": kind, "precision": config.precision}
     if kind == CROP:
-        settings |= {"policy": dataclasses.asdict(policy_of(config)), "size": config.crop_size}
+        settings |= {"policy": policy_settings(config), "size": config.crop_size}
     return identify("canaries", [source.label, kind, config.precision], VERSION, settings)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,10 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
     for key in (k for ks in keys for k in ks):
         if job.store.get(key).settings["ids"] != ids_digest(images):
             raise InputError(f"{key} holds other images than {images.title}: extract and whiten these first.")
+    _refuse_other_crops(job.store, keys)
     withheld = _withheld(images, config)
+    if by_label:
+        _tell_lone_labels(images)
     codebook = None
     if needs.codebook:
         first = [of_views[0] for of_views in keys]  # one view of each image is enough
@@ -242,6 +245,31 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
         withheld=tuple(np.flatnonzero(withheld.validation | withheld.excluded).tolist()),
     )
     return plan, withheld
+
+
+def _refuse_other_crops(store: FeatureStore, keys: Sequence[Sequence[Key]]) -> None:
+    """Every teacher must have seen what the student will: crops by one policy, whatever their size."""
+    policies = []
+    for of_views in keys:
+        first = store.get(of_views[0])
+        embeddings = first if first.key.kind == "embeddings" else store.get(first.inputs[0])
+        policy = dict(embeddings.settings.get("policy", {}))
+        policy.pop("size", None)  # a teacher may see the same crop in higher resolution
+        policies.append((embeddings.key, policy))
+    for key, policy in policies[1:]:
+        if policy != policies[0][1]:
+            differing = sorted(n for n in policy | policies[0][1] if policy.get(n) != policies[0][1].get(n))
+            raise InputError(
+                f"{policies[0][0]} and {key} are of different crops ({', '.join(differing)}): "
+                "extract every teacher with the same extract settings."
+            )
+
+
+def _tell_lone_labels(images: ImageList) -> None:
+    assert images.labels is not None
+    _, counts = np.unique(np.asarray(images.labels, dtype=str), return_counts=True)
+    if lone := int((counts == 1).sum()):
+        log.warning("%d labels have a single image, which has no pair: these images are not trained on.", lone)
 
 
 def _identity(job: Distillation, plan: TargetPlan, withheld: Withheld) -> Identity:

@@ -99,6 +99,17 @@ def policy_of(config: ExtractConfig) -> ViewPolicy:
     return ViewPolicy(config.crop_area, config.crop_aspect, config.flip)
 
 
+def policy_settings(config: ExtractConfig) -> dict[str, Any]:
+    """The policy as settings; a filter for all came after stores whose networks had each their own."""
+    settings = dataclasses.asdict(policy_of(config))
+    return settings if config.crop_filter == "own" else {**settings, "filter": config.crop_filter}
+
+
+def crop_spec(spec: InputSpec, crop_filter: str) -> InputSpec:
+    """`spec` as crops are made: with the policy's filter, unless that is each network's own."""
+    return spec if crop_filter == "own" else dataclasses.replace(spec, filter=crop_filter)  # type: ignore[arg-type]
+
+
 def read_row(images: ImageList, row: int) -> DecodedImage:
     """The image file of a row."""
     return read_image(images.root, images.paths[row])
@@ -168,7 +179,7 @@ def _pixels(
     if view_kind(look.view) == CROP:
         view = draw_view(policy_of(config), images.ids[row], look.crop_number, *decoded.image.size)
         geometry[look.view] = to_row(view)
-        return [view_pixels(decoded.image, spec, view, config.crop_size)]
+        return [view_pixels(decoded.image, crop_spec(spec, config.crop_filter), view, config.crop_size)]
     box = images.boxes[row] if look.view == CROPPED and images.boxes else None
     return full_pixels(decoded.image, spec, box)
 

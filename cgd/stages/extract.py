@@ -21,7 +21,7 @@ from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
 from cgd.progress import progress
 from cgd.stages.canaries import check_canaries
-from cgd.stages.embed import Look, Meter, Tally, embed_rows, policy_of
+from cgd.stages.embed import Look, Meter, Tally, embed_rows, policy_settings
 from cgd.stages.images import check_same_images, store_images
 from cgd.store import layout
 from cgd.store.feature_store import FeatureStore
@@ -117,7 +117,7 @@ def embeddings_identity(images: ImageList, source: EncoderSource, view: str, con
         "precision": config.precision,
     }
     if view_kind(view) == CROP:
-        settings["policy"] = {**dataclasses.asdict(policy_of(config)), "size": config.crop_size}
+        settings["policy"] = {**policy_settings(config), "size": config.crop_size}
     if view == CROPPED:
         settings["boxes"] = sha256(canonical(list(images.boxes or ())))
     return identify("embeddings", [images.title, source.label, view], VERSION, settings)

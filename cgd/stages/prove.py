@@ -136,6 +136,7 @@ def _extraction(store: FeatureStore, embeddings: Sequence[Key]) -> ExtractConfig
         return ExtractConfig(precision=settings["precision"])
     return ExtractConfig(
         crop_size=policy["size"],
+        crop_filter=policy.get("filter", "own"),
         crop_area=tuple(policy["area"]),
         crop_aspect=tuple(policy["aspect"]),
         flip=policy["flip"],

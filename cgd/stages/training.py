@@ -24,12 +24,14 @@ from cgd.data.images import read_image
 from cgd.data.loading import ahead
 from cgd.data.transforms import Change, view_pixels
 from cgd.data.views import from_row
+from cgd.errors import InputError
 from cgd.models import batchnorm
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
 from cgd.progress import progress
 from cgd.stages.checkpoint import Checkpoint, Stateful
 from cgd.stages.curves import Curves
+from cgd.stages.embed import crop_spec
 from cgd.stages.fuse import EpochTargets, TargetPlan, epoch_batches, epoch_targets, method_of
 from cgd.stages.images import check_digest
 from cgd.stages.processes import Processes
@@ -38,7 +40,7 @@ from cgd.stages.validation import leave_one_out
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import replace_file
 from cgd.store.keys import canonical
-from cgd.types import Batch, ImageList, Target, View
+from cgd.types import Batch, ImageList, Key, Target, View
 
 LOG = "log.jsonl"
 LOGGED = (
@@ -118,6 +120,8 @@ class Training:
         self.checkpoint = Checkpoint(out, name, compute.device)
         artifacts = {number: store.get(key) for number, key in zip(plan.views, plan.teachers[0], strict=True)}
         self.geometry = {number: a.read("views") for number, a in artifacts.items() if "views" in a.arrays}
+        self.crop_filter = crop_filter(store, plan.teachers[0])
+        self.width = store.get(plan.teachers[0][0]).shape("vectors")[-1]
         self.digests = next(iter(artifacts.values())).read("digests")
 
     def run(self) -> Trained:
@@ -173,6 +177,7 @@ class Training:
         if self.norm != "train":
             done = {"freeze": "frozen", "unfold": "un-folded"}[self.norm]
             log.info("batch norm of %s was folded away: %s", self.source.label, done)
+        self._check_width(encoder)
         encoder = encoder.to(self.compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.norm == "unfold" and not self.checkpoint.path.is_file():
             batchnorm.unfold(encoder, self._unfold_batches(encoder))
@@ -181,6 +186,15 @@ class Training:
             if self.processes.count > 1 and self.compute.device.type == "cuda":
                 encoder.network = batchnorm.synchronised(encoder.network)
         return encoder
+
+    def _check_width(self, encoder: Encoder) -> None:
+        """A method that compares the student's vectors with its teachers' needs them as wide, and says so first."""
+        if self.method.needs.width and encoder.embed_dim != self.width:
+            raise InputError(
+                f"the method {self.config.method} needs a student as wide as its teachers' vectors: "
+                f"{self.source.label} has {encoder.embed_dim} dimensions, they have {self.width}: "
+                f"give the student ?dim={self.width}, or whiten to --dim {encoder.embed_dim}."
+            )
 
     def _tell_of_statistics(self) -> None:
         """Batch statistics are those of what is passed forward at once, which is not always the batch."""
@@ -295,9 +309,11 @@ class Training:
         decoded = read_image(self.images.root, self.images.paths[sample.row])
         check_digest(self.images, sample.row, decoded.digest, self.digests[sample.row])
         assert decoded.image is not None, "its bytes are those that were decoded at extraction"
-        view = from_row(self.geometry[sample.view][sample.row]) if sample.view in self.geometry else WHOLE
+        view, spec = WHOLE, encoder.input_spec
+        if sample.view in self.geometry:
+            view, spec = from_row(self.geometry[sample.view][sample.row]), crop_spec(spec, self.crop_filter)
         change = None if sample.seed is None else self._light(sample.place, sample.seed)
-        return view_pixels(decoded.image, encoder.input_spec, view, self.config.image_size, change)
+        return view_pixels(decoded.image, spec, view, self.config.image_size, change)
 
     def _light(self, place: int, seed: tuple[int, ...]) -> Change:
         generator = np.random.default_rng(np.random.SeedSequence(seed))
@@ -360,6 +376,13 @@ class Training:
         steps = f" and {len(done.begun.losses)} steps of the next one" if done.begun.losses else ""
         log.info("continuing after epoch %d of %d%s", len(done.lines), self.config.epochs, steps)
         return done
+
+
+def crop_filter(store: FeatureStore, vectors: Sequence[Key]) -> str:
+    """How the crops of a teacher's `vectors` were resized."""
+    first = store.get(vectors[0])
+    embeddings = first if first.key.kind == "embeddings" else store.get(first.inputs[0])
+    return str(embeddings.settings.get("policy", {}).get("filter", "own"))
 
 
 def log_lines(lines: Sequence[Line]) -> bytes:

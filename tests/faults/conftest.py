@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import CPU, CROPS, TEACHER, accepted, sealed
 
 from cgd.config import Recipe
 from cgd.pipeline.recipe import override, to_yaml
+from cgd.store.feature_store import FeatureStore
 
 SHARD_ROWS = 4  # six shards of the 24 training images
 Arguments = Sequence[str]
@@ -121,3 +124,35 @@ def _alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.fixture(scope="module")
+def prepared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the training images are extracted and whitened."""
+    folder = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        data = ("--dataset", f"manifest:{drawn / 'manifest.csv'}", "--name", "lm", "--split", "train")
+        accepted("extract-teachers", *data, "--teachers", TEACHER, "--views", "1", *CROPS, *CPU)
+        accepted("fit-whitening", "--dataset", "lm@train", "--dim", "8")
+    return folder
+
+
+@pytest.fixture
+def place(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the prepared folder, worked in; afterwards all it held is whole."""
+    folder = tmp_path / "work"
+    shutil.copytree(prepared, folder)
+    monkeypatch.chdir(folder)
+    before = sealed(folder / "features.zarr")
+    assert len(before) == 9
+    yield folder
+    store = FeatureStore.open(folder / "features.zarr")
+    assert [problems for key in before for _, problems in store.verify(key)] == [[]] * len(before)
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -4,104 +4,18 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from commands import CPU, CROPS, LABEL, SMALL, TEACHER, accepted, cgd, distill, extract, photos, refused, sealed
 from PIL import Image
 from safetensors.torch import save_file
 
-from cgd.cli import cli
 from cgd.store.feature_store import FeatureStore
 from cgd.types import Key
-
-SMALL = "mobilenet-v1?width=0.25&size=64"
-TEACHER = f"{SMALL}&weights=random"
-LABEL = "mobilenet-v1-width-0.25"
-CPU = ("--device", "cpu", "--workers", "0")
-CROPS = ("--set", "extract.crop_size=64")
-
-
-def cgd(*arguments: str) -> Result:
-    """A command in the working directory; what escapes it is a bug and keeps its traceback here too."""
-    result = CliRunner().invoke(cli, arguments)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def refused(*arguments: str) -> str:
-    """The one sentence a quiet command leaves on standard error when it refuses."""
-    result = cgd(*arguments, "-q")
-    assert result.exit_code == 1, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert line.endswith((".", "?"))
-    return line
-
-
-def accepted(*arguments: str) -> dict[str, Any]:
-    """The object a command prints."""
-    result = cgd(*arguments, "--json", "-q")
-    assert result.exit_code == 0, result.stderr
-    assert result.stderr == ""
-    found = json.loads(result.stdout)
-    assert isinstance(found, dict)
-    return found
-
-
-def sealed(root: Path) -> list[Key]:
-    return [e.key for e in FeatureStore.open(root).entries() if e.sealed]
-
-
-@pytest.fixture(scope="module")
-def prepared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the training images are extracted and whitened."""
-    folder = tmp_path_factory.mktemp("prepared")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        data = ("--dataset", f"manifest:{drawn / 'manifest.csv'}", "--name", "lm", "--split", "train")
-        accepted("extract-teachers", *data, "--teachers", TEACHER, "--views", "1", *CROPS, *CPU)
-        accepted("fit-whitening", "--dataset", "lm@train", "--dim", "8")
-    return folder
-
-
-@pytest.fixture
-def place(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the prepared folder, worked in; afterwards all it held is whole."""
-    folder = tmp_path / "work"
-    shutil.copytree(prepared, folder)
-    monkeypatch.chdir(folder)
-    before = sealed(folder / "features.zarr")
-    assert len(before) == 9
-    yield folder
-    store = FeatureStore.open(folder / "features.zarr")
-    assert [problems for key in before for _, problems in store.verify(key)] == [[]] * len(before)
-
-
-@pytest.fixture
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def photos(folder: Path, *names: str, seed: int = 0) -> Path:
-    for number, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        noise = np.random.default_rng([seed, number]).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / name)
-    return folder
-
-
-def extract(*arguments: str, teachers: str = TEACHER) -> tuple[str, ...]:
-    return ("extract-teachers", *arguments, "--teachers", teachers, *CPU)
-
 
 # data sets that cannot be opened
 
@@ -354,51 +268,6 @@ def test_whitening_of_images_that_are_all_alike(bare: Path) -> None:
 
 
 # distillation
-
-
-def distill(*arguments: str, dataset: str = "lm@train") -> tuple[str, ...]:
-    student = ("--student", "mobilenet-v1?width=0.25&dim=8&size=64", "--batch-pairs", "4", "--epochs", "1")
-    return ("distill", "--dataset", dataset, *student, "--out", "student", *CPU, *arguments)
-
-
-def test_distilling_from_what_was_never_extracted(place: Path) -> None:
-    message = refused(*distill(dataset="lm@query"))
-    assert "run `cgd extract-teachers --dataset lm@query" in message
-    assert not (place / "student").exists()
-
-
-@pytest.mark.usefixtures("place")
-def test_distilling_from_what_was_never_whitened() -> None:
-    accepted(*extract("--dataset", "lm@query"))
-    assert "run `cgd fit-whitening --dataset lm@query`" in refused(*distill(dataset="lm@query"))
-
-
-@pytest.mark.usefixtures("bare")
-def test_distilling_without_any_store(drawn: Path) -> None:
-    dataset = f"manifest:{drawn / 'manifest.csv'}"
-    assert "`cgd extract-teachers` makes one" in refused(*distill(dataset=dataset))
-
-
-@pytest.mark.usefixtures("place")
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--student", "resnet81"), "unknown student 'resnet81': did you mean resnet18"),
-        (("--fusion", "maxmin"), "unknown fusion 'maxmin': did you mean max-min"),
-        (("--method", "whitenmtd"), "unknown method 'whitenmtd': did you mean whiten-mtd"),
-        (("--whitening", "nothing"), "not whitened"),
-    ],
-)
-def test_a_training_that_cannot_be(arguments: tuple[str, ...], message: str) -> None:
-    assert message in refused(*distill(*arguments))
-    assert len([k for k in sealed(Path("features.zarr")) if k.kind == "students"]) == 0
-
-
-@pytest.mark.usefixtures("place")
-def test_views_nobody_extracted() -> None:
-    accepted(*extract("--dataset", "lm@query"))
-    accepted("fit-whitening", "--dataset", "lm@query", "--dim", "2")
-    assert "extract with --views 4" in refused(*distill(dataset="lm@query"))
 
 
 # settings and recipes

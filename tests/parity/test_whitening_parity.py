@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,15 @@ def test_rank_deficient(fixture: Any, dim: int) -> None:
     gram = fitted.projection.T @ fitted.projection
     expected = fixture[f"rankdef_d{dim}_WtW"]
     np.testing.assert_allclose(gram, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_the_map_of_cirtorch(fixture: Any) -> None:
+    """The same map without a floor (methods.md 1.3), which these rows do not reach; its output is normalised."""
+    rows = l2(fixture["X"].astype(np.float64))
+    fitted = fit(rows, 64)
+    assert fitted.n_clamped == 0
+    np.testing.assert_allclose(fitted.mean, fixture["cirtorch_pca_m"], atol=1e-10)
+    np.testing.assert_allclose(fitted.projection, fixture["cirtorch_pca_P_canonical"], rtol=1e-6, atol=1e-7)
+    first = dataclasses.replace(fitted, projection=fitted.projection[:32])
+    out = l2(whiten(fixture["X_test"].astype(np.float64)[:, None], first))
+    np.testing.assert_allclose(out, fixture["cirtorch_pca_apply32_test"].T, atol=1e-5)

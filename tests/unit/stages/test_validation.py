@@ -155,6 +155,13 @@ def test_neither_works_without_labels(job: Any, tmp_path: Path) -> None:
         training_of(unlabelled)
 
 
+def test_labels_of_a_single_image_are_told(job: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wanted = job(tmp_path / "s")
+    labels = ("alone", *wanted.images.labels[1:])
+    training_of(dataclasses.replace(wanted, images=dataclasses.replace(wanted.images, labels=labels)))
+    assert "1 labels have a single image, which has no pair" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["jitter", "video"])
 def test_light_changes_colours_and_leaves_the_place_of_things(kind: str) -> None:
     image = Image.new("RGB", (32, 32), (90, 120, 60))

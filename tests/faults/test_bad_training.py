@@ -78,7 +78,7 @@ def test_teachers_that_saw_other_crops() -> None:
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("method", ["cgd", "embedding"])
 def test_a_student_of_another_width_than_codebook_and_teachers(method: str) -> None:
-    fusion = ("--fusion", "cgd-two") if method == "cgd" else ()
+    fusion = ("--fusion", "cgd-pairwise") if method == "cgd" else ()
     wide = ("--student", "mobilenet-v1?width=0.25&dim=12&size=64", "--set", "cgd.positions=4", "--set", "cgd.bits=2")
     message = refused(*distill("--method", method, *fusion, *wide))
     assert "has 12 dimensions, they have 8: give the student ?dim=8, or whiten to --dim 12" in message

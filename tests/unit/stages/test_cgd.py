@@ -182,7 +182,7 @@ def test_other_teachers_than_the_students_are_refused(place: Place, drawn: Path)
         (
             ["distill.student=mobilenet-v1?width=0.25&dim=8&size=64"],
             InputError,
-            r"codebook is for 16 dimensions.*have 8",
+            r"has 8 dimensions, they have 16: give the student \?dim=16",
         ),
         (["distill.crops=3"], MissingError, "have 2 crops in common: extract with --views 3"),
     ],

@@ -58,6 +58,39 @@ def test_rank_deficient(fixture: Any, dim: int) -> None:
     gram = fitted.projection.T @ fitted.projection
     expected = fixture[f"rankdef_d{dim}_WtW"]
     np.testing.assert_allclose(gram, expected, atol=1e-6 * np.abs(expected).max())
+    assert fitted.n_clamped == int(fixture[f"rankdef_d{dim}_n_clamped"])
+    np.testing.assert_allclose(fitted.mean, fixture[f"rankdef_d{dim}_mean"][0], atol=1e-12)
+    norms = np.linalg.norm(fitted.projection, axis=1)
+    np.testing.assert_allclose(np.sort(norms), fixture[f"rankdef_d{dim}_row_norms_sorted"], rtol=1e-6)
+    floor = float(fixture[f"rankdef_d{dim}_eps"])
+    assert norms.max() <= floor**-0.5 * (1 + 1e-6)
+    if dim == 64:
+        assert norms.max() == pytest.approx(floor**-0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("dim", [64, 32])
+def test_eigenvalues(fixture: Any, dim: int) -> None:
+    """A row of the projection is as long as one over the root of its eigenvalue; the reference keeps them in single."""
+    fitted = fit(l2(fixture["X"].astype(np.float64)), dim)
+    found = np.linalg.norm(fitted.projection, axis=1) ** -2
+    for precision, tolerance in (("f64", 1e-6), ("f32", 1e-3)):
+        ascending = fixture[f"d{dim}_{precision}_eig_ascending"]
+        np.testing.assert_allclose(
+            found[::-1], ascending[-dim:], rtol=tolerance, atol=tolerance * ascending.max() / 100
+        )
+
+
+@pytest.mark.parametrize("dim", [64, 32])
+def test_single_precision_statistics(fixture: Any, dim: int) -> None:
+    """Where the reference's single precision resolves what it computes: not the smallest of 64 eigenvectors."""
+    fitted = fit(l2(fixture["X"].astype(np.float64)), dim)
+    np.testing.assert_allclose(fitted.mean, fixture[f"d{dim}_f32_mean"][0], atol=1e-6)
+    assert fitted.n_clamped == int(fixture[f"d{dim}_f32_n_clamped"])
+    np.testing.assert_allclose(fixture[f"d{dim}_f32_cov_white"], np.eye(dim), atol=1e-2)
+    if dim == 32:
+        np.testing.assert_allclose(fitted.projection, fixture["d32_f32_W_canonical"], rtol=1e-2, atol=1e-2)
+        out = whiten(fixture["X_test"].astype(np.float64)[:, None], fitted)
+        np.testing.assert_allclose(out, fixture["d32_f32_test_out"], atol=2e-3)
 
 
 def test_the_map_of_cirtorch(fixture: Any) -> None:

@@ -33,7 +33,6 @@ from timing import report
 
 from cgd.config import DistillConfig, ExtractConfig, WhitenConfig, WhitenMtdConfig
 from cgd.data.datasets import open_dataset
-from cgd.data.loading import ahead
 from cgd.models.devices import Compute, pick_device
 from cgd.models.encoder import Encoder, gmacs
 from cgd.models.load import student, teacher
@@ -106,11 +105,12 @@ class Bench:
 
     def pixels(self, update: Update, batches: list[Batch]) -> Iterator[torch.Tensor]:
         """The crops of consecutive batches, decoded by threads while the network runs."""
-        samples = [self.training._samples(0, number, batch) for number, batch in enumerate(batches)]
+        pixels = self.training.pixels
+        samples = [pixels.samples(0, number, batch) for number, batch in enumerate(batches)]
         flat = [sample for of_batch in samples for sample in of_batch]
-        loaded = ahead(lambda s: self.training.load(update.encoder, s), flat, self.compute.workers, 2 * len(samples[0]))
+        loaded = pixels.stream(flat, update.encoder.input_spec, 2 * len(samples[0]))
         for of_batch in samples:
-            yield self.training.to_device([next(loaded) for _ in of_batch])
+            yield pixels.to_device([next(loaded) for _ in of_batch])
 
     @torch.no_grad()
     def online_target(self, pixels: torch.Tensor, batch: Batch) -> Target:

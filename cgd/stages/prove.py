@@ -18,7 +18,7 @@ from cgd.retrieval.vectors import combine_scales, l2
 from cgd.retrieval.whitening import whiten
 from cgd.stages.embed import Block, Look, Meter, embed_rows
 from cgd.stages.fuse import epoch_batches, gather_views, usable_rows
-from cgd.stages.training import Sample, Training
+from cgd.stages.training import Training
 from cgd.stages.whiten import read_whitening
 from cgd.store.feature_store import FeatureStore
 from cgd.types import Batch, ImageList, Key, Target, Whitening
@@ -110,7 +110,7 @@ def prove(
         source.label: float(_cosines(one, stored.raw(rows, views, plan.views)).min())
         for source, one, stored in zip(sources, seen, inputs, strict=True)
     }
-    kept = [training.geometry[v][r] for r, v in zip(rows, views, strict=True) if v]  # the fixed view has none
+    kept = [training.pixels.geometry[v][r] for r, v in zip(rows, views, strict=True) if v]  # the fixed view has none
     differs = int((geometry[views > 0] != np.reshape(kept, (-1, 5))).any(axis=1).sum())
     differences = _train(store, training, live, inputs, steps)
     precision = "float16" if plan.teachers[0][0].kind == "whitened" else "float32"
@@ -215,9 +215,9 @@ def _step(
     training: Training, encoder: Encoder, optimiser: torch.optim.Optimizer, batch: Batch, targets: Sequence[Target]
 ) -> tuple[float, float, float]:
     """One update towards the stored target; the losses of all targets for the same descriptors, before it."""
-    samples = zip(batch.rows.ravel(), batch.views.ravel(), strict=True)
-    pixels = [training.load(encoder, Sample(int(r), int(v))) for r, v in samples]
-    descriptors = encoder(training.to_device(pixels)).unflatten(0, (-1, training.method.needs.images_per_row))
+    samples = training.pixels.samples(0, 0, batch)
+    pixels = [training.pixels.load(sample, encoder.input_spec) for sample in samples]
+    descriptors = encoder(training.pixels.to_device(pixels)).unflatten(0, (-1, training.method.needs.images_per_row))
     goals = [{n: torch.from_numpy(v).to(descriptors.device) for n, v in target.items()} for target in targets]
     online, offline, single = (training.method.loss(descriptors, goal) for goal in goals)
     optimiser.zero_grad(set_to_none=True)

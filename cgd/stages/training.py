@@ -9,21 +9,15 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from cgd.config import DistillConfig
-from cgd.data import photometric
 from cgd.data.images import read_image
-from cgd.data.loading import ahead
-from cgd.data.transforms import Change, view_pixels
-from cgd.data.views import from_row
 from cgd.errors import InputError
 from cgd.models import batchnorm
 from cgd.models.devices import Compute
@@ -31,16 +25,15 @@ from cgd.models.encoder import Encoder, EncoderSource
 from cgd.progress import progress
 from cgd.stages.checkpoint import Checkpoint, Stateful
 from cgd.stages.curves import Curves
-from cgd.stages.embed import crop_spec
 from cgd.stages.fuse import EpochTargets, TargetPlan, epoch_batches, epoch_targets, method_of
-from cgd.stages.images import check_digest
 from cgd.stages.processes import Processes
+from cgd.stages.student_pixels import FULL, Sample, StudentPixels
 from cgd.stages.update import Clock, Update
 from cgd.stages.validation import leave_one_out
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import replace_file
 from cgd.store.keys import canonical
-from cgd.types import Batch, ImageList, Key, Target, View
+from cgd.types import Batch, ImageList, Target
 
 LOG = "log.jsonl"
 LOGGED = (
@@ -52,19 +45,8 @@ LOGGED = (
 )  # equal for equal runs; rates go to the provenance
 KEEP_SECONDS = 300.0  # an interrupted epoch loses at most so much
 UNFOLD_IMAGES, EMBED_BATCH = 512, 64
-WHOLE = View(0.0, 0.0, 1.0, 1.0, False)
 Line = dict[str, Any]
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image of a batch: its row, the stored view, its place in the row of the batch, and what seeds its light."""
-
-    row: int
-    view: int
-    place: int = 0
-    seed: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -118,11 +100,8 @@ class Training:
         self.out, self.compute, self.processes, self.scored = out, compute, processes, scored
         self.method = method_of(plan)
         self.checkpoint = Checkpoint(out, name, compute.device)
-        artifacts = {number: store.get(key) for number, key in zip(plan.views, plan.teachers[0], strict=True)}
-        self.geometry = {number: a.read("views") for number, a in artifacts.items() if "views" in a.arrays}
-        self.crop_filter = crop_filter(store, plan.teachers[0])
+        self.pixels = StudentPixels(store, images, plan, config, compute)
         self.width = store.get(plan.teachers[0][0]).shape("vectors")[-1]
-        self.digests = next(iter(artifacts.values())).read("digests")
 
     def run(self) -> Trained:
         """Train to the end; a line per epoch has its loss, and rates, which differ between two equal runs."""
@@ -155,11 +134,11 @@ class Training:
         update = Update(encoder, self.method, self.config, self.processes)
         self._schedule(update, 0.0)
         self.train_mode(encoder)
-        samples = self._samples(0, 0, batches[0])
+        samples = self.pixels.samples(0, 0, batches[0])
         for _ in range(2):  # the first warms up
             started = time.perf_counter()
-            pixels = ahead(partial(self.load, encoder), samples, self.compute.workers, len(samples))
-            update.step(self.to_device(list(pixels)), targets[0], len(batches[0]), Clock())
+            stream = self.pixels.stream(samples, encoder.input_spec, len(samples))
+            update.step(self.pixels.to_device(list(stream)), targets[0], len(batches[0]), Clock())
             seconds = time.perf_counter() - started
         pairs = sum(len(b) for b in batches)
         return {
@@ -221,7 +200,8 @@ class Training:
         readable = [int(r) for r in rows if read_image(self.images.root, self.images.paths[r]).image is not None]
         for start in range(0, len(readable), EMBED_BATCH):
             part = readable[start : start + EMBED_BATCH]
-            yield self.to_device([self.load(encoder, Sample(row, self.plan.views[0])) for row in part])
+            samples = [Sample(row, self.plan.views[0]) for row in part]
+            yield self.pixels.to_device([self.pixels.load(sample, encoder.input_spec) for sample in samples])
 
     @contextlib.contextmanager
     def _targets(self) -> Iterator[Any]:
@@ -248,17 +228,21 @@ class Training:
         self.train_mode(update.encoder)
         clock, started = Clock(), time.perf_counter()
         kept = started
-        samples = [self._samples(epoch, number, batch) for number, batch in enumerate(batches) if number >= first]
+        samples = [
+            self.pixels.samples(epoch, number, batch, self.processes.share(len(batch)))
+            for number, batch in enumerate(batches)
+            if number >= first
+        ]
         rates, depth = self._rates(epoch, len(batches)), 2 * max(map(len, samples), default=1)
         flat = [sample for of_batch in samples for sample in of_batch]
-        loader = ahead(partial(self.load, update.encoder), flat, self.compute.workers, depth)
+        stream = self.pixels.stream(flat, update.encoder.input_spec, depth)
         targets = islice(targets, first, None)
         with progress(len(flat), f"epoch {epoch + 1} of {self.config.epochs}") as bar:
             for step, (batch, of_batch) in enumerate(zip(batches[first:], samples, strict=True), first):
                 target = next(targets)
                 self._schedule(update, rates[step])
                 clock.lap("targets")
-                pixels = self.to_device(list(islice(loader, len(of_batch))))
+                pixels = self.pixels.to_device(list(islice(stream, len(of_batch))))
                 clock.lap("data")
                 begun.losses.append(update.step(pixels, target, len(batch), clock))
                 if target is not None:
@@ -284,16 +268,6 @@ class Training:
             "seconds_per_step": clock.per_step(),
         }
 
-    def _samples(self, epoch: int, number: int, batch: Batch) -> list[Sample]:
-        """This process's share of batch `number` of an epoch, a row's images in a row."""
-        mine = self.processes.share(len(batch))
-        light = self.config.photometric != "none"
-        return [
-            Sample(int(row), int(view), place, (self.config.seed, epoch, 4, number, i, place) if light else None)
-            for i in range(mine.start, mine.stop)
-            for place, (row, view) in enumerate(zip(batch.rows[i], batch.views[i], strict=True))
-        ]
-
     def _rates(self, epoch: int, steps: int) -> list[float]:
         """Learning rates of an epoch's steps: cosine from the first to the final one over the whole training."""
         first, final = self.config.learning_rate, self.config.final_learning_rate
@@ -304,42 +278,17 @@ class Training:
         for group in update.optimiser.param_groups:
             group["lr"] = rate
 
-    def load(self, encoder: Encoder, sample: Sample) -> np.ndarray:
-        """The pixels of one image: the very crop the teachers saw, at the student's size, under the student's light."""
-        decoded = read_image(self.images.root, self.images.paths[sample.row])
-        check_digest(self.images, sample.row, decoded.digest, self.digests[sample.row])
-        assert decoded.image is not None, "its bytes are those that were decoded at extraction"
-        view, spec = WHOLE, encoder.input_spec
-        if sample.view in self.geometry:
-            view, spec = from_row(self.geometry[sample.view][sample.row]), crop_spec(spec, self.crop_filter)
-        change = None if sample.seed is None else self._light(sample.place, sample.seed)
-        return view_pixels(decoded.image, spec, view, self.config.image_size, change)
-
-    def _light(self, place: int, seed: tuple[int, ...]) -> Change:
-        generator = np.random.default_rng(np.random.SeedSequence(seed))
-
-        def change(image: Image.Image) -> Image.Image:
-            return photometric.change(image, self.config.photometric, place, generator)
-
-        return change
-
-    def to_device(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
-        """(B, 3, H, W) on the device, channels last in memory."""
-        size = self.config.image_size
-        stacked = np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.float32)
-        return torch.from_numpy(stacked).to(self.compute.device, memory_format=torch.channels_last)
-
     def _validate(self, encoder: Encoder, line: Line, done: Progress) -> None:
         """Add to `line` the mAP of the classes held out, by full images, and keep the best epoch's tensors."""
         assert self.scored is not None
         assert self.images.labels is not None
         encoder.eval()
         found = []
-        load = partial(self.load, encoder)
-        loader = ahead(load, [Sample(int(row), -1) for row in self.scored], self.compute.workers, 2 * EMBED_BATCH)
+        samples = [Sample(int(row), FULL) for row in self.scored]
+        stream = self.pixels.stream(samples, encoder.input_spec, 2 * EMBED_BATCH)
         with torch.inference_mode():
-            while part := list(islice(loader, EMBED_BATCH)):
-                found.append(encoder(self.to_device(part)).float().cpu().numpy())
+            while part := list(islice(stream, EMBED_BATCH)):
+                found.append(encoder(self.pixels.to_device(part)).cpu().numpy())
         line["validation"] = leave_one_out(np.concatenate(found), [self.images.labels[row] for row in self.scored])
         if done.best is None or line["validation"] > done.best["mAP"]:
             tensors = {name: tensor.detach().clone() for name, tensor in encoder.network.state_dict().items()}
@@ -376,13 +325,6 @@ class Training:
         steps = f" and {len(done.begun.losses)} steps of the next one" if done.begun.losses else ""
         log.info("continuing after epoch %d of %d%s", len(done.lines), self.config.epochs, steps)
         return done
-
-
-def crop_filter(store: FeatureStore, vectors: Sequence[Key]) -> str:
-    """How the crops of a teacher's `vectors` were resized."""
-    first = store.get(vectors[0])
-    embeddings = first if first.key.kind == "embeddings" else store.get(first.inputs[0])
-    return str(embeddings.settings.get("policy", {}).get("filter", "own"))
 
 
 def log_lines(lines: Sequence[Line]) -> bytes:

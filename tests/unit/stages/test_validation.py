@@ -21,8 +21,8 @@ from cgd.pipeline.steps import Session
 from cgd.pipeline.workspace import Workspace
 from cgd.stages import training
 from cgd.stages.distill import Distillation, distill, training_of
-from cgd.stages.fuse import epoch_batches
-from cgd.stages.training import Sample
+from cgd.stages.fuse import epoch_batches, epoch_targets
+from cgd.stages.student_pixels import FULL, Sample
 from cgd.stages.validation import held_out, leave_one_out, validation_rows
 
 
@@ -91,7 +91,7 @@ def test_no_held_out_image_is_trained_on_and_the_best_epoch_is_published(job: An
     assert len(set(scores)) > 1
     encoder = trained_student("mobilenet-v1?width=0.25&dim=32&size=64", tmp_path / "s/model.safetensors").build()
     encoder.eval()
-    pixels = [work.load(encoder, Sample(int(row), -1)) for row in work.scored]
+    pixels = [work.pixels.load(Sample(int(row), FULL), encoder.input_spec) for row in work.scored]
     with torch.inference_mode():
         found = encoder(torch.from_numpy(np.stack(pixels))).numpy()
     assert leave_one_out(found, [labels[r] for r in work.scored]) == pytest.approx(max(scores), abs=1e-6)
@@ -155,6 +155,18 @@ def test_neither_works_without_labels(job: Any, tmp_path: Path) -> None:
         training_of(unlabelled)
 
 
+def test_students_of_one_store_share_their_targets(job: Any, tmp_path: Path) -> None:
+    """Batches and targets depend on no student: two students with the same settings get the same ones, to the bit."""
+    plans = [
+        training_of(job(tmp_path / name, f"distill.student={student}")).plan
+        for name, student in (("a", "mobilenet-v1?width=0.25&dim=32&size=64"), ("b", "timm:resnet10t?dim=8&size=64"))
+    ]
+    assert plans[0] == plans[1]
+    for one, other in zip(*(epoch_targets(plan, 1)[1] for plan in plans), strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
 def test_labels_of_a_single_image_are_told(job: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     wanted = job(tmp_path / "s")
     labels = ("alone", *wanted.images.labels[1:])
@@ -198,11 +210,11 @@ def test_light_depends_on_the_step_and_on_nothing_else(job: Any, tmp_path: Path)
     work = training_of(job(tmp_path / "s", "distill.photometric=jitter"))
     encoder = work.prepare()
     batch = epoch_batches(work.plan, 0)[0]
-    samples = work._samples(0, 0, batch)
-    one, other = work.load(encoder, samples[0]), work.load(encoder, samples[0])
+    samples = work.pixels.samples(0, 0, batch)
+    one, other = work.pixels.load(samples[0], encoder.input_spec), work.pixels.load(samples[0], encoder.input_spec)
     np.testing.assert_array_equal(one, other)
-    plain = work.load(encoder, Sample(samples[0].row, samples[0].view))
-    others = [work.load(encoder, work._samples(epoch, 0, batch)[0]) for epoch in range(6)]
+    plain = work.pixels.load(Sample(samples[0].row, samples[0].view), encoder.input_spec)
+    others = [work.pixels.load(work.pixels.samples(epoch, 0, batch)[0], encoder.input_spec) for epoch in range(6)]
     assert any((o != plain).any() for o in others)
     assert len({o.tobytes() for o in others}) > 3
 

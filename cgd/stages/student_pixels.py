@@ -1,0 +1,89 @@
+"""What a student sees in training: the very crops whose teacher vectors are stored, under its own light."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cgd.config import DistillConfig
+from cgd.data import photometric
+from cgd.data.images import read_image
+from cgd.data.loading import ahead
+from cgd.data.transforms import Change, view_pixels
+from cgd.data.views import from_row
+from cgd.models.devices import Compute
+from cgd.stages.embed import crop_spec
+from cgd.stages.fuse import TargetPlan
+from cgd.stages.images import check_digest
+from cgd.store.feature_store import FeatureStore
+from cgd.types import Batch, ImageList, InputSpec, View
+
+WHOLE = View(0.0, 0.0, 1.0, 1.0, False)
+FULL = -1  # number of the view that is the full image, whatever is stored
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a batch: its row, the stored view, its place in the row of the batch, and what seeds its light."""
+
+    row: int
+    view: int
+    place: int = 0
+    seed: tuple[int, ...] | None = None
+
+
+class StudentPixels:
+    """Images under the stored views of a plan, squares of `config.image_size` pixels."""
+
+    def __init__(
+        self, store: FeatureStore, images: ImageList, plan: TargetPlan, config: DistillConfig, compute: Compute
+    ) -> None:
+        self.images, self.config, self.compute = images, config, compute
+        artifacts = {number: store.get(key) for number, key in zip(plan.views, plan.teachers[0], strict=True)}
+        self.geometry = {number: a.read("views") for number, a in artifacts.items() if "views" in a.arrays}
+        first = next(iter(artifacts.values()))
+        self.digests = first.read("digests")
+        embeddings = first if first.key.kind == "embeddings" else store.get(first.inputs[0])
+        self.crop_filter = str(embeddings.settings.get("policy", {}).get("filter", "own"))
+
+    def samples(self, epoch: int, number: int, batch: Batch, share: slice = slice(None)) -> list[Sample]:
+        """The `share` of the rows of batch `number` of an epoch, a row's images in a row."""
+        light = self.config.photometric != "none"
+        return [
+            Sample(int(row), int(view), place, (self.config.seed, epoch, 4, number, i, place) if light else None)
+            for i in range(len(batch))[share]
+            for place, (row, view) in enumerate(zip(batch.rows[i], batch.views[i], strict=True))
+        ]
+
+    def load(self, sample: Sample, spec: InputSpec) -> np.ndarray:
+        """(3, H, W) float32, normalised as `spec` says."""
+        decoded = read_image(self.images.root, self.images.paths[sample.row])
+        check_digest(self.images, sample.row, decoded.digest, self.digests[sample.row])
+        assert decoded.image is not None, "its bytes are those that were decoded at extraction"
+        view = WHOLE
+        if sample.view in self.geometry:
+            view, spec = from_row(self.geometry[sample.view][sample.row]), crop_spec(spec, self.crop_filter)
+        change = None if sample.seed is None else self._light(sample.place, sample.seed)
+        return view_pixels(decoded.image, spec, view, self.config.image_size, change)
+
+    def stream(self, samples: Iterable[Sample], spec: InputSpec, depth: int) -> Iterator[np.ndarray]:
+        """`load` of one sample after the other, up to `depth` of them ahead in threads."""
+        return ahead(lambda sample: self.load(sample, spec), samples, self.compute.workers, depth)
+
+    def to_device(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
+        """(B, 3, H, W) on the device, channels last in memory."""
+        size = self.config.image_size
+        stacked = np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.float32)
+        return torch.from_numpy(stacked).to(self.compute.device, memory_format=torch.channels_last)
+
+    def _light(self, place: int, seed: tuple[int, ...]) -> Change:
+        generator = np.random.default_rng(np.random.SeedSequence(seed))
+
+        def change(image: Image.Image) -> Image.Image:
+            return photometric.change(image, self.config.photometric, place, generator)
+
+        return change

@@ -19,6 +19,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/whitening.py
+	$(BIN)/python benchmarks/training_step.py
 
 # Every package pinned for every platform, from the bounds in pyproject.toml.
 lock:

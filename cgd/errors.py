@@ -30,6 +30,10 @@ class DamageError(StoreError):
     """Stored bytes differ from what was sealed."""
 
 
+class ElsewhereError(CgdError, RuntimeError):
+    """Another process of the same command failed and says why; this one only ends."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """An `InputError` for a misspelt name that offers the nearest known ones."""
     names = sorted(known)

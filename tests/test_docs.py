@@ -57,6 +57,8 @@ def parse(words: list[str]) -> None:
     """Parse `cgd …` as the command line does; the `user_folder` fixture keeps it from running."""
     result = CliRunner().invoke(cli, words[1:])
     assert result.exit_code == 0, result.output
+    rows = [words[n + 1] for n, word in enumerate(words) if word == "--row"]
+    assert not rows or set(rows) <= set(read_recipe(ROOT / words[2]).rows), words
 
 
 @pytest.fixture

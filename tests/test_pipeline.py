@@ -119,6 +119,35 @@ def test_a_table_fills_row_by_row(
     ]
 
 
+def test_results_of_other_seeds_and_rows_stay(
+    session: Session, tiny_recipe: Recipe, drawn: Path, tmp_path: Path
+) -> None:
+    session.workspace.introduce("lm", f"manifest:{drawn}/manifest.csv")
+    recipe = dataclasses.replace(tiny_recipe, rows={"a": None, "b": {"distill": {"fusion": "mean"}}})
+    run(session, recipe, seeds=(0, 1), only=["a"], out=tmp_path / "out")
+    one = run(session, recipe, seeds=(1,), only=["b"], out=tmp_path / "out")
+    assert [(s["row"], s["seed"]) for s in one.scores if s["row"] in ("a", "b")] == [("a", 1), ("b", 1)]
+    both = run(session, recipe, seeds=(0, 1), only=["a"], out=tmp_path / "out")
+    assert [(s["row"], s["seed"]) for s in both.scores if s["row"] in ("a", "b")] == [("a", 0), ("a", 1), ("b", 1)]
+    other = change(recipe, "distill", epochs=1)
+    only_b = run(session, other, only=["b"], out=tmp_path / "out")
+    assert [s["row"] for s in only_b.scores if s["row"] in ("a", "b")] == ["b"]  # a is of other settings
+
+
+def test_starts_of_different_students_stand_apart(
+    session: Session, tiny_recipe: Recipe, drawn: Path, tmp_path: Path
+) -> None:
+    session.workspace.introduce("lm", f"manifest:{drawn}/manifest.csv")
+    small = "mobilenet-v1?width=0.25&dim=32&size=48"
+    recipe = dataclasses.replace(tiny_recipe, rows={"a": None, "b": {"distill": {"student": small}}})
+    report = run(session, recipe, seeds=(0, 1), out=tmp_path / "out")
+    lines = [line.split("  ")[0] for line in run_text(report.as_json()).splitlines()]
+    assert [line for line in lines if line.endswith(" before")] == [
+        "mobilenet-v1?width=0.25&dim=32&size=64 before",
+        f"{small} before",
+    ]
+
+
 def test_a_table_refuses_a_row_it_does_not_have_and_a_teacher_nobody_extracted(
     session: Session, tiny_recipe: Recipe, drawn: Path, tmp_path: Path
 ) -> None:

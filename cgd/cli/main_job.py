@@ -95,7 +95,7 @@ def fit_whitening(**o: Any) -> None:
 def distill(**o: Any) -> None:
     """Train a student against the stored teachers; the same command continues an interrupted run.
 
-    Under torchrun its processes share every batch, and the student is the one that a single process would make.
+    Under torchrun its processes share every batch; with frozen batch norm, or none, their number does not matter.
 
     \b
     cgd distill --dataset photos --student resnet18 --init resnet18.pth --epochs 20 --out student
@@ -210,7 +210,7 @@ def run(**o: Any) -> None:
 
     \b
     cgd run recipes/grocery.yaml --data grocery=manifest:photos/manifest.csv --weights weights --seeds 0,1,2
-    cgd run recipes/grocery-tables.yaml --row "max-min, raw" --weights weights
+    cgd run recipes/grocery-tables.yaml --row "2: max-min, raw" --weights weights
     """
     from cgd.pipeline import runner, steps, text
 

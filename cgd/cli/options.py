@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cgd.errors import CgdError
+from cgd.errors import CgdError, ElsewhereError
 
 if TYPE_CHECKING:
     from cgd.config import Recipe
@@ -97,6 +97,8 @@ def running(o: dict[str, Any], *, several: bool = False) -> Iterator[None]:
     logger.setLevel(level)
     try:
         yield
+    except ElsewhereError:
+        sys.exit(1)
     except CgdError as error:
         if o["debug"]:
             raise

@@ -1,7 +1,8 @@
 """Changes of light and sharpness that only the student sees, on top of the crop that it shares with its teachers.
 
 The strengths are published ones (methods.md 1.11 and 2.6): colour jitter (0.4, 0.4, 0.2, 0.1) with probability 0.8; the
-video form adds grey, blur and solarisation, with other probabilities for the second view of a pair.
+video form adds grey, blur and solarisation, with other probabilities for the second view of a pair, and for images
+that have none.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 STRENGTHS = (0.4, 0.4, 0.2)  # brightness, contrast, saturation
 HUE, GREY, SIGMA = 0.1, 0.2, (0.1, 2.0)
-BLUR, SOLARISE = (1.0, 0.1), (0.0, 0.2)  # first and second view
+BLUR, SOLARISE = (1.0, 0.1, 0.5), (0.0, 0.2, 0.2)  # first view, second view, image without a pair
+ALONE = 2
 
 
 def change(image: Image.Image, kind: str, place: int, generator: np.random.Generator) -> Image.Image:
-    """`image` (RGB) under chain `kind` (`jitter` or `video`) as view `place` (0 or 1) of its pair."""
+    """`image` (RGB) under chain `kind` (`jitter` or `video`) as view `place` (0, 1) of its pair, or `ALONE`."""
     if generator.random() < 0.8:
         image = _jitter(image, generator)
     if kind == "video":

@@ -7,10 +7,10 @@ because its weights expect un-normalised activations.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from cgd.errors import InputError
@@ -94,7 +94,14 @@ def unfold(network: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.bias.copy_(bias + before * mean / identity)
 
 
-def synchronised(network: nn.Module) -> nn.Module:
-    """`network` with batch norms that take their statistics from the batches of all processes (GPUs only)."""
-    converted: nn.Module = convert_sync_batchnorm(network)
-    return converted
+@contextmanager
+def without_statistics(network: nn.Module) -> Iterator[None]:
+    """Within the block batch norms in training leave their running statistics as they are."""
+    kept = [(norm, norm.momentum) for norm in network.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    for norm, _ in kept:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in kept:
+            norm.momentum = momentum

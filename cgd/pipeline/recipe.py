@@ -12,6 +12,7 @@ import yaml
 
 from cgd.config import Recipe
 from cgd.errors import InputError, unknown
+from cgd.registry import slug
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -48,8 +49,12 @@ def _merged(content: Mapping[Any, Any], changes: Mapping[Any, Any]) -> dict[Any,
 def build_recipe(content: Any, where: str) -> Recipe:
     """A recipe from plain values; `where` begins every error."""
     recipe: Recipe = _convert(content, Recipe, where, "")
+    folders: dict[str, str] = {}
     for name in recipe.rows:
         row(recipe, name, where)
+        other = folders.setdefault(slug(name), name)
+        if other != name:
+            raise InputError(f"{where}: rows: '{other}' and '{name}' would share the folder {slug(name)}: rename one.")
     return recipe
 
 
@@ -63,6 +68,8 @@ def row(recipe: Recipe, name: str, where: str = "the recipe") -> Recipe:
     for section in ("data", "extract", "rows"):
         if section in changes:
             raise InputError(f"{where}: rows: {name}: '{section}' is one for all rows: set it above them.")
+    if isinstance(changes.get("distill"), Mapping) and "seed" in changes["distill"]:
+        raise InputError(f"{where}: rows: {name}: seeds are the same for all rows: give --seeds.")
     return build_recipe(_merged(content, changes), f"{where}: rows: {name}")
 
 

@@ -16,7 +16,7 @@ from cgd.pipeline.recipe import change, row, to_yaml
 from cgd.pipeline.steps import Session
 from cgd.registry import slug
 from cgd.store.files import replace_file
-from cgd.store.keys import sha256
+from cgd.store.keys import canonical, ids_digest, labels_digest, sha256
 from cgd.types import Benchmark, ImageList, Key
 
 if TYPE_CHECKING:
@@ -72,32 +72,32 @@ def run(
     log.info("3/4 scores of teachers and untrained students on %s", ", ".join(b.name for b in benchmarks))
     report = RunReport(tuple(rows))
     report.scores += _teacher_scores(session, benchmarks, recipe, {k: r["fixed"].key for k, (r, _) in whitened.items()})
-    report.scores += _starting_scores(session, benchmarks, [rows[name] for name in todo], seeds)
-    done = _earlier(out, rows, seeds)
+    report.scores += _starting_scores(session, benchmarks, recipe, [rows[name] for name in todo], seeds)
+    content = _content(images, benchmarks)
     for number, name in enumerate(todo, 1):
         log.info("4/4 students, row %d of %d: %s; %d seed(s)", number, len(todo), name, len(seeds))
         vectors = embeddings
         if rows[name].distill.space != "raw":
             vectors = {k: v for k, (_, v) in steps.fit_whitening(session, embeddings, rows[name].whiten).items()}
-        done.setdefault(name, {})
         for seed in seeds:
             seeded = change(rows[name], "distill", seed=seed)
-            folder = out / (f"{slug(name)}-seed{seed}")
+            folder = out / f"{slug(name)}-seed{seed}"
             student = steps.distill(session, images, vectors, seeded, folder)
             scores = _student_scores(session, benchmarks, seeded, folder)
-            keys = [str(student.key), *(score["key"] for score in scores)]
-            if done[name].get(str(seed), {}).get("keys") != keys:
-                done[name][str(seed)] = {
-                    "recipe": _mark(seeded),
-                    "keys": keys,
-                    "student": student.as_json(),
-                    "scores": [{**score, "row": name, "seed": seed} for score in scores],
-                }
-                _save(json.dumps(done).encode(), out / RESULTS)
+            result: Result = {
+                "mark": _mark(seeded, content),
+                "keys": [str(student.key), *(score["key"] for score in scores)],
+                "student": student.as_json(),
+                "scores": [{**score, "row": name, "seed": seed} for score in scores],
+            }
+            _keep(out / RESULTS, name, seed, result)
+    found = _results(out / RESULTS)
     for name in rows:
-        for result in done.get(name, {}).values():
-            report.students.append(result["student"])
-            report.scores += result["scores"]
+        for seed in seeds:
+            result = found.get(name, {}).get(str(seed), {})
+            if result.get("mark") == _mark(change(rows[name], "distill", seed=seed), content):
+                report.students.append(result["student"])
+                report.scores += result["scores"]
     return report
 
 
@@ -125,26 +125,38 @@ def _tell_of_overlap(session: Session, recipe: Recipe, images: ImageList, benchm
             )
 
 
-def _earlier(out: Path, rows: Mapping[str, Recipe], seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """What earlier runs in `out` left of these very rows and seeds, by row and seed."""
+def _results(path: Path) -> dict[str, dict[str, Result]]:
+    """What runs in this folder found so far, by row and seed."""
     try:
-        found = json.loads((out / RESULTS).read_text())
-        return {
-            name: {
-                str(seed): found[name][str(seed)]
-                for seed in seeds
-                if str(seed) in found.get(name, {})
-                and found[name][str(seed)]["recipe"] == _mark(change(recipe, "distill", seed=seed))
-            }
-            for name, recipe in rows.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = json.loads(path.read_text())
+        assert all(isinstance(result, dict) for seeds in found.values() for result in seeds.values())
+    except (OSError, ValueError, AttributeError, AssertionError):
         return {}  # nothing is lost: a row that is run again finds its student and scores in the store
+    return found
 
 
-def _mark(recipe: Recipe) -> str:
-    """What tells one resolved recipe from another."""
-    return sha256(to_yaml(recipe).encode())
+def _keep(path: Path, name: str, seed: int, result: Result) -> None:
+    """Put one result into the file, beside what other runs put there."""
+    found = _results(path)
+    earlier = found.setdefault(name, {}).get(str(seed), {})
+    if (earlier.get("mark"), earlier.get("keys")) != (result["mark"], result["keys"]):
+        found[name][str(seed)] = result
+        replace_file(path, json.dumps(found).encode())
+
+
+def _content(images: ImageList, benchmarks: Sequence[Benchmark]) -> list[Any]:
+    """What tells the images, their labels and the ground truths from others under the same names."""
+    lists = [images, *(part for b in benchmarks for part in (b.gallery, b.queries))]
+    truths = [b.truth for b in benchmarks if b.truth]
+    relevant = [sha256(b"".join(rows.tobytes() for rows in (*t.easy, *t.hard, *t.junk))) for t in truths]
+    return [*([ids_digest(part), labels_digest(part), part.boxes] for part in lists), *relevant]
+
+
+def _mark(recipe: Recipe, content: Sequence[Any]) -> str:
+    """What tells one experiment from another."""
+    path = Path(recipe.distill.exclude)
+    excluded = path.read_bytes().hex() if recipe.distill.exclude and path.is_file() else ""
+    return sha256(canonical([to_yaml(recipe), excluded, list(content)]))
 
 
 def _teacher_scores(
@@ -169,15 +181,16 @@ def _teacher_scores(
 
 
 def _starting_scores(
-    session: Session, benchmarks: Sequence[Benchmark], recipes: Sequence[Recipe], seeds: Sequence[int]
+    session: Session, benchmarks: Sequence[Benchmark], recipe: Recipe, rows: Sequence[Recipe], seeds: Sequence[int]
 ) -> list[Result]:
     """The students as they begin, each kind of them once; a start without a random part is the same for all seeds."""
-    kinds = {(r.distill.student, r.distill.init): r for r in recipes}
+    starts = dict.fromkeys((r.distill.student, r.distill.init) for r in rows)
     scores = []
-    for recipe in kinds.values():
+    for student, init in starts:
+        weights = f" from {init.partition('?')[0]}" if init else ""
+        name = "student before" if len(starts) == 1 else f"{student}{weights} before"
         for seed in seeds:
-            source = steps.student_source(session, change(recipe, "distill", seed=seed))
-            name = "student before" if len(kinds) == 1 else f"{source.label} before"
+            source = steps.student_source(session, change(recipe, "distill", student=student, init=init, seed=seed))
             scores += [{**s, "row": name, "seed": seed} for s in _scores(session, benchmarks, recipe, source)]
     return scores
 

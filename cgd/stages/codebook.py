@@ -16,7 +16,7 @@ from cgd.retrieval.codebook import Step, assign_and_sum, draw_initial, euclidean
 from cgd.retrieval.vectors import l2
 from cgd.stages.fuse import gather_vectors, usable_rows
 from cgd.store.feature_store import FeatureStore
-from cgd.store.keys import identify, settings_of
+from cgd.store.keys import canonical, identify, settings_of, sha256
 from cgd.types import Codebook, Key, title_of
 
 VERSION = 1
@@ -27,20 +27,29 @@ log = logging.getLogger(__name__)
 
 
 def fit_codebook(
-    *, store: FeatureStore, teachers: Sequence[Key], fusion: str, config: CgdConfig, device: Any = None
+    *,
+    store: FeatureStore,
+    teachers: Sequence[Key],
+    fusion: str,
+    config: CgdConfig,
+    device: Any = None,
+    withheld: Sequence[int] = (),
 ) -> Key:
     """The codebook of `teachers` (one view of each, whitened and of equal width) under a vector fusion.
 
-    At most `config.points` rows per anchor are read, in one pass, and kept in half precision. `device` may be a GPU
-    that does the assignments. Its attributes tell the mean |rho|, each teacher's weight and the mean cosine reached.
+    At most `config.points` rows per anchor are read, in one pass, and kept in half precision; none of `withheld`, rows
+    that are not trained on. `device` may be a GPU that does the assignments. Its attributes tell the mean |rho|, each
+    teacher's weight and the mean cosine reached.
     """
     first = store.get(teachers[0])
     title = title_of(first.settings["dataset"], first.settings["split"])
     settings = {n: v for n, v in settings_of(config).items() if n not in TRAINING_ONLY} | {"fusion": fusion}
+    if withheld:
+        settings["withheld"] = sha256(canonical(list(withheld)))
     identity = identify("codebooks", [title, fusion], VERSION, settings, teachers)
     if not store.is_sealed(identity.key):
         generator = np.random.default_rng(config.seed)
-        rows = _sample(store, teachers, config, generator)
+        rows = _sample(store, teachers, config, generator, withheld)
         rotations = _rotations(store, teachers, rows) if config.align else None
         blank = Codebook(np.empty((0, 0, 0), np.float32), rotations)
         fused, weights, rho = _fuse(store, teachers, rows, fusion, blank, generator)
@@ -70,10 +79,16 @@ def warn_of_collapse(store: FeatureStore, key: Key) -> None:
 
 
 def _sample(
-    store: FeatureStore, teachers: Sequence[Key], config: CgdConfig, generator: np.random.Generator
+    store: FeatureStore,
+    teachers: Sequence[Key],
+    config: CgdConfig,
+    generator: np.random.Generator,
+    withheld: Sequence[int],
 ) -> np.ndarray:
     """(M,) rows in order, at most `points` per anchor, of those that every teacher could read."""
-    usable = np.flatnonzero(usable_rows(store, [teachers]))
+    readable = usable_rows(store, [teachers])
+    readable[list(withheld)] = False
+    usable = np.flatnonzero(readable)
     most = config.points * 2**config.bits
     return usable if len(usable) <= most else np.sort(generator.choice(usable, most, replace=False))
 

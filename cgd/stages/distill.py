@@ -79,7 +79,7 @@ def distill(job: Distillation) -> DistillReport:
     with joined(job.compute.device) as processes:
         with processes.first_goes_ahead():
             plan, withheld = _plan(job)
-            identity = _identity(job, plan, withheld)
+            identity = _identity(job, plan, withheld, processes.count)
         skipped = job.store.is_sealed(identity.key)
         if skipped:
             log.info("%s is trained already", identity.key)
@@ -88,7 +88,7 @@ def distill(job: Distillation) -> DistillReport:
             trained = training.run()
         with processes.first_goes_ahead():
             if processes.first and not skipped:
-                _publish(job, identity, trained, training.norm)
+                _publish(job, identity, trained, training.norm, withheld.labels)
     artifact = job.store.get(identity.key)
     if processes.first:
         Checkpoint(job.out, str(identity.key), job.compute.device).forget()
@@ -115,7 +115,7 @@ def distill(job: Distillation) -> DistillReport:
 def training_of(job: Distillation) -> Training:
     """The training that `distill` runs, not begun, in one process."""
     plan, withheld = _plan(job)
-    return _training(job, plan, withheld, _identity(job, plan, withheld), Processes())
+    return _training(job, plan, withheld, _identity(job, plan, withheld, 1), Processes())
 
 
 def _training(
@@ -123,7 +123,9 @@ def _training(
 ) -> Training:
     scored = None
     if job.config.validation:
-        scored = validation_rows(withheld.validation, usable_rows(job.store, plan.teachers), job.config.seed)
+        assert job.images.labels is not None
+        usable = usable_rows(job.store, plan.teachers)
+        scored = validation_rows(job.images.labels, withheld.validation, usable, job.config.seed)
     name = str(identity.key)
     return Training(job.store, job.images, plan, job.source, job.config, name, job.out, job.compute, processes, scored)
 
@@ -184,6 +186,8 @@ def _views_used(
         )
     common = set.intersection(*(set(views) for views in teachers.values()))
     names: dict[int, str]
+    if config.views == FIXED and config.crops:
+        raise InputError("distill.crops is of crops: set distill.views=crop, or leave it out with distill.views=fixed.")
     if config.views == FIXED:
         names = {0: FIXED} if FIXED in common else {}
     else:
@@ -209,8 +213,8 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
     by_label = needs.images_per_row == 2 and config.positives == "label"
     if needs.images_per_row == 2 and not by_label and len(numbers) == 1:
         log.warning(
-            "one stored view: every image is paired with itself under that view, so only similarities between "
-            "different images teach; extract with --views 2 or more for pairs of two views."
+            "training on one view: every image is paired with itself under that view, so the teachers tell of "
+            "similarities between different images only; train on two stored crops or more for pairs of two views."
         )
     if by_label and images.labels is None:
         raise InputError(f"{images.title} has no labels to pair images by: use --set distill.positives=image.")
@@ -221,6 +225,7 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
     withheld = _withheld(images, config)
     if by_label:
         _tell_lone_labels(images)
+    left_out = tuple(np.flatnonzero(withheld.validation | withheld.excluded).tolist())
     codebook = None
     if needs.codebook:
         first = [of_views[0] for of_views in keys]  # one view of each image is enough
@@ -230,6 +235,7 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
             fusion=config.fusion,
             config=job.method_config,
             device=job.compute.device,
+            withheld=left_out,
         )
     plan = TargetPlan(
         store=str(job.store.files.root),
@@ -242,7 +248,7 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
         batch_pairs=config.batch_pairs,
         seed=config.seed,
         codebook=codebook,
-        withheld=tuple(np.flatnonzero(withheld.validation | withheld.excluded).tolist()),
+        withheld=left_out,
     )
     return plan, withheld
 
@@ -272,8 +278,10 @@ def _tell_lone_labels(images: ImageList) -> None:
         log.warning("%d labels have a single image, which has no pair: these images are not trained on.", lone)
 
 
-def _identity(job: Distillation, plan: TargetPlan, withheld: Withheld) -> Identity:
+def _identity(job: Distillation, plan: TargetPlan, withheld: Withheld, processes: int) -> Identity:
     settings = settings_of(job.config)
+    if processes > 1 and job.config.batch_norm != "freeze":
+        settings["processes"] = processes  # each takes batch statistics of its own share
     del settings["init"]  # a file's name; its digest is part of the student's identity
     settings.pop("teachers", None)  # the inputs name them
     if job.config.exclude:
@@ -290,7 +298,7 @@ def _identity(job: Distillation, plan: TargetPlan, withheld: Withheld) -> Identi
     return identify("students", [job.images.title, job.source.label], VERSION, settings, inputs)
 
 
-def _publish(job: Distillation, identity: Identity, trained: Trained, batch_norm: str) -> None:
+def _publish(job: Distillation, identity: Identity, trained: Trained, batch_norm: str, excluded: Sequence[str]) -> None:
     """Make the student an artifact: its tensors, what it is and how it came about, and its log."""
     encoder, lines = trained.encoder, trained.lines
     weights = {k: v.detach().cpu().contiguous() for k, v in encoder.network.state_dict().items()}
@@ -302,7 +310,7 @@ def _publish(job: Distillation, identity: Identity, trained: Trained, batch_norm
         "parameters": sum(p.numel() for p in encoder.parameters()),
         "gmacs": gmacs(encoder),
         "batch_norm": batch_norm,
-        "distill": dataclasses.asdict(job.config),
+        "distill": dataclasses.asdict(job.config) | ({"exclude": excluded} if excluded else {}),
         job.config.method: dataclasses.asdict(job.method_config),
         "teachers": list(job.teachers),
         "inputs": list(identity.inputs),

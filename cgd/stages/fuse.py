@@ -162,6 +162,7 @@ class EpochTargets(AbstractContextManager["EpochTargets"]):
                 "free space there (or set TMPDIR) and repeat the same command, it continues."
             ) from error
         del self._building[epoch]
+        (Path(self._folder.name) / f"epoch-{epoch - 1}.npz").unlink(missing_ok=True)
         if epoch < last:
             self._start(epoch + 1)
         with np.load(path) as saved:
@@ -177,7 +178,6 @@ class EpochTargets(AbstractContextManager["EpochTargets"]):
             names = [n.removeprefix("0.") for n in saved.files if n.startswith("0.")]
             for i in range(count):
                 yield {name: saved[f"{i}.{name}"] for name in names}
-        path.unlink()
 
     def _start(self, epoch: int) -> Future[Path]:
         if epoch not in self._building:

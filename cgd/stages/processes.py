@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from cgd.errors import InputError
+from cgd.errors import ElsewhereError, InputError
 
 PATIENCE = timedelta(hours=12)  # the first may build targets for long; torchrun ends them all when one fails
 Value = TypeVar("Value")
@@ -62,23 +62,31 @@ class Processes:
         return told[0]
 
     def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Give every process the sum of all gradients; a parameter may have none in some of them."""
+        """Give every process the sum of all gradients; what has one in no process keeps none."""
         if self.count == 1:
             return
         trained = [p for p in parameters if p.requires_grad]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
+        having = torch.tensor([float(p.grad is not None) for p in trained], device=flat.device)
         dist.all_reduce(flat)
-        for p, part in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
-            p.grad = part.view_as(p)
+        dist.all_reduce(having)
+        sums = flat.split([p.numel() for p in trained])
+        for p, part, present in zip(trained, sums, having.tolist(), strict=True):
+            p.grad = part.view_as(p) if present else None
 
     @contextmanager
     def first_goes_ahead(self) -> Iterator[None]:
-        """The first process runs the block before the others do, who then find what it stored."""
-        if self.count > 1 and not self.first:
-            dist.barrier()
-        yield
-        if self.count > 1 and self.first:
-            dist.barrier()
+        """The first process runs the block before the others, who find what it stored, or end where it failed."""
+        if not self.first and self.told_by_first(""):
+            raise ElsewhereError("the first process failed.")
+        try:
+            yield
+        except BaseException as error:
+            if self.first:
+                self.told_by_first(repr(error))
+            raise
+        if self.first:
+            self.told_by_first("")
 
 
 def started_by_torchrun() -> bool:
@@ -95,11 +103,19 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if not started_by_torchrun():
         yield Processes()
         return
+    bound: dict[str, Any] = {}
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        bound = {"device_id": device}
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE, **bound)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the processes of torchrun cannot meet: {str(error).splitlines()[0]}.") from error
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if isinstance(error, dist.DistBackendError) or "gloo" in str(error):
+            raise ElsewhereError("another process of this training ended.") from error
+        raise
     finally:
         dist.destroy_process_group()

@@ -52,11 +52,12 @@ class StudentPixels:
 
     def samples(self, epoch: int, number: int, batch: Batch, share: slice = slice(None)) -> list[Sample]:
         """The `share` of the rows of batch `number` of an epoch, a row's images in a row."""
-        light = self.config.photometric != "none"
+        seed = (self.config.seed, epoch, 4, number) if self.config.photometric != "none" else None
+        places = range(batch.rows.shape[1]) if batch.rows.shape[1] > 1 else [photometric.ALONE]
         return [
-            Sample(int(row), int(view), place, (self.config.seed, epoch, 4, number, i, place) if light else None)
+            Sample(int(row), int(view), place, None if seed is None else (*seed, i, place))
             for i in range(len(batch))[share]
-            for place, (row, view) in enumerate(zip(batch.rows[i], batch.views[i], strict=True))
+            for place, row, view in zip(places, batch.rows[i], batch.views[i], strict=True)
         ]
 
     def load(self, sample: Sample, spec: InputSpec) -> np.ndarray:

@@ -162,8 +162,6 @@ class Training:
             batchnorm.unfold(encoder, self._unfold_batches(encoder))
         if self.norm != "freeze" and any(True for _ in batchnorm.norms(encoder)):
             self._tell_of_statistics()
-            if self.processes.count > 1 and self.compute.device.type == "cuda":
-                encoder.network = batchnorm.synchronised(encoder.network)
         return encoder
 
     def _check_width(self, encoder: Encoder) -> None:
@@ -177,16 +175,13 @@ class Training:
 
     def _tell_of_statistics(self) -> None:
         """Batch statistics are those of what is passed forward at once, which is not always the batch."""
-        if self.config.chunk_images:
+        share = -(-self.config.batch_pairs // self.processes.count) * self.method.needs.images_per_row
+        at_once = min(share, self.config.chunk_images or share)
+        if at_once < self.config.batch_pairs * self.method.needs.images_per_row:
             log.warning(
-                "batch norm takes its statistics from %d images, not from the whole batch: the loss is not exactly "
-                "that of distill.chunk_images=0; with distill.batch_norm=freeze it is.",
-                self.config.chunk_images,
-            )
-        if self.processes.count > 1 and self.compute.device.type != "cuda":
-            log.warning(
-                "batch norm takes its statistics from each process's share of a batch, so the result depends on the "
-                "number of processes; on GPUs, or with distill.batch_norm=freeze, it does not."
+                "batch norm takes its statistics from %d images at a time, not from the whole batch, so the student "
+                "depends on chunks and the number of processes; with distill.batch_norm=freeze it does not.",
+                at_once,
             )
 
     def train_mode(self, encoder: Encoder) -> None:
@@ -196,7 +191,8 @@ class Training:
             batchnorm.freeze(encoder)
 
     def _unfold_batches(self, encoder: Encoder) -> Iterator[torch.Tensor]:
-        rows = np.linspace(0, len(self.images) - 1, min(UNFOLD_IMAGES, len(self.images))).astype(int)
+        trained = np.delete(np.arange(len(self.images)), self.plan.withheld)
+        rows = trained[np.linspace(0, len(trained) - 1, min(UNFOLD_IMAGES, len(trained))).astype(int)]
         readable = [int(r) for r in rows if read_image(self.images.root, self.images.paths[r]).image is not None]
         for start in range(0, len(readable), EMBED_BATCH):
             part = readable[start : start + EMBED_BATCH]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from cgd.config import DistillConfig
 from cgd.errors import InputError
 from cgd.methods import Method
+from cgd.models import batchnorm
 from cgd.models.encoder import Encoder
 from cgd.stages.processes import Processes
 from cgd.types import Target
@@ -61,7 +63,8 @@ class Update:
         pieces = pixels.split(self.config.chunk_images or max(len(pixels), 1))
         cached = len(pieces) > 1
         states, embedded = [], []
-        with torch.set_grad_enabled(not cached):
+        first_of_two = batchnorm.without_statistics(self.encoder) if cached else nullcontext()
+        with torch.set_grad_enabled(not cached), first_of_two:
             for piece in pieces:
                 states.append(_random_state(self.device) if cached else [])
                 embedded.append(self._embed(piece))

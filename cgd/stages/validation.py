@@ -11,7 +11,7 @@ from cgd.retrieval.metrics import score
 from cgd.retrieval.search import exact_ranks
 from cgd.retrieval.vectors import l2
 
-MOST_IMAGES = 2000  # scored, however many classes are held out
+MOST_IMAGES = 2000  # scored, of whole classes, however many are held out
 
 
 def held_out(labels: Sequence[str], share: float, seed: int) -> np.ndarray:
@@ -28,11 +28,18 @@ def held_out(labels: Sequence[str], share: float, seed: int) -> np.ndarray:
     return np.isin(owner, draw.permutation(several)[:chosen])
 
 
-def validation_rows(withheld: np.ndarray, usable: np.ndarray, seed: int) -> np.ndarray:
-    """Sorted rows that are scored: readable images of the classes held out, drawn where there are too many."""
+def validation_rows(labels: Sequence[str], withheld: np.ndarray, usable: np.ndarray, seed: int) -> np.ndarray:
+    """Sorted rows that are scored: readable images of classes held out, whole classes until there are enough."""
     rows = np.flatnonzero(withheld & usable)
-    draw = np.random.default_rng(np.random.SeedSequence([seed, 6]))
-    return np.sort(draw.permutation(rows)[:MOST_IMAGES])
+    names, owner, counts = np.unique(np.asarray(labels, dtype=str)[rows], return_inverse=True, return_counts=True)
+    chosen, images = [], 0
+    for name in np.random.default_rng(np.random.SeedSequence([seed, 6])).permutation(len(names)):
+        if counts[name] >= 2 and (images + counts[name] <= MOST_IMAGES or not images):
+            chosen.append(name)
+            images += counts[name]
+    if len(chosen) < 2:
+        raise InputError("the classes held out by distill.validation have too few readable images: hold out more.")
+    return rows[np.isin(owner, chosen)]
 
 
 def leave_one_out(descriptors: np.ndarray, labels: Sequence[str]) -> float:

@@ -112,6 +112,7 @@ def test_a_whitening_fitted_on_another_kind_of_view() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--set", "distill.views=fixed", "--set", "distill.crops=1"), "distill.crops is of crops"),
         (("--exclude", "nowhere.txt"), "cannot read the labels to exclude from nowhere.txt: No such file"),
         (("--set", "distill.validation=0.95"), "distill.validation is at least 0 and at most 0.9"),
         (("--set", "distill.validation=0.05"), "at least two must be held out"),

@@ -194,6 +194,8 @@ def test_rows_change_what_they_name_and_nothing_else() -> None:
         ({"a": {"data": {}}}, r"rows: a: 'data' is one for all rows"),
         ({"a": {"rows": {}}}, r"rows: a: 'rows' is one for all rows"),
         ({"a": 3}, r"rows: a: expected sections, got 3"),
+        ({"a": {"distill": {"seed": 1}}}, r"rows: a: seeds are the same for all rows: give --seeds"),
+        ({"max+min": {}, "max min": {}}, r"'max\+min' and 'max min' would share the folder max-min: rename one"),
         ({"a": {"distill": 3}}, r"rows: a: distill: expected keys and values, got 3"),
         ({3: {}}, r"r: rows: expected names"),
         (["a"], r"r: rows: expected names"),

@@ -14,6 +14,7 @@ from torch import nn
 
 from cgd import registry
 from cgd.config import DistillConfig, WhitenMtdConfig
+from cgd.errors import CgdError, InputError
 from cgd.methods import Method
 from cgd.models.encoder import Encoder
 from cgd.models.load import student
@@ -21,7 +22,7 @@ from cgd.pipeline import steps
 from cgd.pipeline.recipe import change, override
 from cgd.pipeline.steps import Session
 from cgd.pipeline.workspace import Workspace
-from cgd.stages.distill import distill
+from cgd.stages.distill import _identity, _plan, distill
 from cgd.stages.processes import Processes, joined
 from cgd.stages.update import Clock, Update
 from cgd.types import Batch, InputSpec
@@ -117,6 +118,22 @@ def test_pieces_drop_the_same_in_both_passes() -> None:
     assert apart(one, two) < 1e-9  # the same numbers are drawn, a piece after the other
 
 
+def test_pieces_count_once_in_running_statistics() -> None:
+    """Each piece is passed forward twice and leaves what one pass leaves."""
+    once, twice = (student("mobilenet-v1?width=0.25&dim=16&size=64", None, 0).build().train() for _ in range(2))
+    pixels, target = batch_of()
+    with torch.no_grad():
+        for piece in pixels.split(10):
+            once(piece)
+    config = DistillConfig(chunk_images=10, learning_rate=1e-12)
+    Update(twice, whiten_mtd(), config, Processes()).step(pixels, target, SIZE, Clock())
+    expected = {name: buffer for name, buffer in once.named_buffers() if "running" in name}
+    assert expected
+    for name, buffer in twice.named_buffers():
+        if name in expected:
+            torch.testing.assert_close(buffer, expected[name])
+
+
 def test_pieces_and_processes_at_once() -> None:
     _, expected = gradients(DistillConfig())
     for _, found in together(2, gradients, DistillConfig(chunk_images=3)):
@@ -207,9 +224,60 @@ def test_a_student_of_two_processes_is_that_of_one(drawn: Path, tiny_recipe: Any
     assert b"validation" in log
 
 
+def test_the_number_of_processes_names_a_student_whose_batch_norm_trains(
+    drawn: Path, tiny_recipe: Any, tmp_path: Path
+) -> None:
+    session = Session(str(tmp_path / "s.zarr"), device="cpu", workers=0, workspace=Workspace(tmp_path / "roots.yaml"))
+    images = session.workspace.images(f"manifest:{drawn / 'manifest.csv'}", "lm", "train")
+    extracted = steps.extract_teachers(session, images, change(tiny_recipe, "extract", views=2).extract)
+    vectors = {label: report.keys for label, report in extracted.encoders.items()}
+    keys = {}
+    for norm in ("auto", "freeze"):
+        recipe = override(tiny_recipe, ["distill.space=raw", f"distill.batch_norm={norm}"])
+        job = steps._distillation(session, images, vectors, recipe, tmp_path / "s")
+        plan, withheld = _plan(job)
+        keys[norm] = [_identity(job, plan, withheld, count).key for count in (1, 2, 4)]
+    assert len(set(keys["auto"])) == 3
+    assert len(set(keys["freeze"])) == 1
+
+
 def run_distill(session: Session, recipe: Any, folder: Path, vectors: Any, drawn: Path) -> bool:
     images = session.workspace.images(f"manifest:{drawn / 'manifest.csv'}", "lm", "train")
     return distill(steps._distillation(session, images, vectors, recipe, folder / "two")).skipped
+
+
+def fail_first(first: bool) -> str:
+    """What the process sees where the first process, or the second, fails in what the first does ahead."""
+    with joined(torch.device("cpu")) as processes:
+        try:
+            with processes.first_goes_ahead():
+                if processes.first == first:
+                    raise InputError("this cannot be.")
+        except CgdError as error:
+            return f"{type(error).__name__}: {error}"
+        return "went on"
+
+
+def test_where_the_first_process_fails_the_others_only_end() -> None:
+    assert together(2, fail_first, True) == ["InputError: this cannot be.", "ElsewhereError: the first process failed."]
+    assert together(2, fail_first, False) == ["went on", "InputError: this cannot be."]
+
+
+def gradient_of_a_part() -> list[bool]:
+    """Which of three parameters have a gradient: of both processes, of one, and of none."""
+    with joined(torch.device("cpu")) as processes:
+        parameters = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+        parameters[0].grad = torch.ones(2)
+        if processes.first:
+            parameters[1].grad = torch.ones(2)
+        processes.add_gradients(parameters)
+        assert parameters[0].grad.tolist() == [2.0, 2.0]
+        return [p.grad is not None for p in parameters]
+
+
+def test_a_parameter_without_a_gradient_anywhere_keeps_none() -> None:
+    """Weight decay would move it otherwise."""
+    assert together(2, gradient_of_a_part) == [[True, True, False]] * 2
 
 
 @pytest.mark.parametrize(("size", "count"), [(10, 4), (2, 4), (7, 1), (256, 8)])

@@ -19,8 +19,8 @@ from cgd.pipeline.steps import Session
 from cgd.pipeline.workspace import Workspace
 from cgd.stages import training
 from cgd.stages.checkpoint import STATE
-from cgd.stages.distill import Distillation, training_of
-from cgd.stages.fuse import TargetPlan, epoch_targets
+from cgd.stages.distill import Distillation, distill, training_of
+from cgd.stages.fuse import EpochTargets, TargetPlan, epoch_targets
 from cgd.stages.training import LOGGED
 from cgd.stages.update import Update
 from cgd.types import Batch, Target
@@ -132,3 +132,37 @@ def test_a_state_that_holds_code_is_refused(arguments: Any, tmp_path: Path) -> N
     torch.save({"student": finish}, tmp_path / STATE)
     with pytest.raises(WeightsError, match=r"training\.pt is damaged .*delete it to train from the start"):
         training_of(arguments("whiten-mtd", tmp_path)).run()
+
+
+def test_an_empty_state_is_refused_too(arguments: Any, tmp_path: Path) -> None:
+    (tmp_path / STATE).touch()
+    with pytest.raises(WeightsError, match=r"training\.pt is damaged .*delete it to train from the start"):
+        training_of(arguments("whiten-mtd", tmp_path)).run()
+
+
+def test_what_is_no_state_of_a_finished_student_is_left_alone(arguments: Any, tmp_path: Path) -> None:
+    job = arguments("whiten-mtd", tmp_path, "distill.epochs=1")
+    distill(job)
+    (tmp_path / STATE).write_bytes(b"no state")
+    assert distill(job).skipped
+    assert (tmp_path / STATE).read_bytes() == b"no state"
+
+
+def test_targets_of_finished_epochs_are_removed(arguments: Any, tmp_path: Path) -> None:
+    plan = training_of(arguments("whiten-mtd", tmp_path)).plan
+    with EpochTargets(plan) as targets:
+        folder = Path(targets._folder.name)
+        for epoch in range(4):
+            batches, of_epoch = targets.epoch(epoch, 3)
+            for _ in batches:  # and not beyond the last, as a training reads them
+                next(of_epoch)
+            assert {p.name for p in folder.iterdir()} <= {f"epoch-{epoch}.npz", f"epoch-{epoch + 1}.npz"}
+
+
+@pytest.mark.parametrize(("chunk", "told"), [(0, False), (1000, False), (3, True)])
+def test_smaller_batch_statistics_are_told(
+    arguments: Any, tmp_path: Path, chunk: int, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    training_of(arguments("whiten-mtd", tmp_path, f"distill.chunk_images={chunk}")).prepare()
+    assert ("takes its statistics from 3 images at a time" in caplog.text) == told
+    assert ("takes its statistics" in caplog.text) == told

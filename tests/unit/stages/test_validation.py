@@ -24,6 +24,7 @@ from cgd.stages.distill import Distillation, distill, training_of
 from cgd.stages.fuse import epoch_batches, epoch_targets
 from cgd.stages.student_pixels import FULL, Sample
 from cgd.stages.validation import held_out, leave_one_out, validation_rows
+from cgd.types import Batch
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +59,18 @@ def test_too_few_classes_on_either_side_are_refused(share: float) -> None:
         held_out([f"l{i % 10}" for i in range(20)], share, 0)
 
 
-def test_scored_are_readable_images_of_the_classes_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    withheld, usable = np.array([0, 1, 1, 1, 0, 1], bool), np.array([1, 1, 0, 1, 1, 1], bool)
-    assert validation_rows(withheld, usable, 0).tolist() == [1, 3, 5]
-    monkeypatch.setattr("cgd.stages.validation.MOST_IMAGES", 2)
-    assert len(validation_rows(withheld, usable, 0)) == 2
+def test_scored_are_whole_classes_of_readable_images_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = ["a", "b", "b", "c", "c", "d", "d", "d", "e", "e"]
+    withheld = np.array([0, 1, 1, 1, 1, 0, 0, 0, 1, 1], bool)
+    usable = np.array([1, 1, 1, 1, 0, 1, 1, 1, 1, 1], bool)
+    assert validation_rows(labels, withheld, usable, 0).tolist() == [1, 2, 8, 9]  # of c one image is left
+    everything = np.ones(10, bool)
+    monkeypatch.setattr("cgd.stages.validation.MOST_IMAGES", 5)
+    found = [labels[row] for row in validation_rows(labels, everything, everything, 0)]
+    assert 4 <= len(found) <= 5
+    assert all(found.count(label) == labels.count(label) > 1 for label in set(found))
+    with pytest.raises(InputError, match="too few readable images"):
+        validation_rows(labels, withheld, np.array([1, 1, 0, 1, 0, 1, 1, 1, 1, 1], bool), 0)
 
 
 def test_leave_one_out_by_hand() -> None:
@@ -148,6 +156,13 @@ def test_a_file_of_labels_that_cannot_be_meant(job: Any, tmp_path: Path, content
         training_of(job(tmp_path / "s", f"distill.exclude={path}"))
 
 
+def test_the_recipe_of_a_student_says_what_was_excluded(job: Any, tmp_path: Path) -> None:
+    label = job(tmp_path / "s").images.labels[0]
+    (tmp_path / "out.txt").write_text(f"{label}\n")
+    distill(job(tmp_path / "s", f"distill.exclude={tmp_path / 'out.txt'}"))
+    assert json.loads((tmp_path / "s/recipe.json").read_text())["distill"]["exclude"] == [label]
+
+
 def test_neither_works_without_labels(job: Any, tmp_path: Path) -> None:
     wanted = job(tmp_path / "s", "distill.validation=0.4", "distill.positives=image")
     unlabelled = dataclasses.replace(wanted, images=dataclasses.replace(wanted.images, labels=None))
@@ -204,6 +219,12 @@ def test_the_second_view_of_a_video_pair_is_rarely_blurred() -> None:
         for place in (0, 1)
     )
     assert first < 0.7 * second
+
+
+def test_an_image_without_a_pair_has_probabilities_of_its_own(job: Any, tmp_path: Path) -> None:
+    work = training_of(job(tmp_path / "s", "distill.photometric=video"))
+    single = Batch(np.array([[0], [1]]), np.array([[1], [2]]))
+    assert [sample.place for sample in work.pixels.samples(0, 0, single)] == [photometric.ALONE] * 2
 
 
 def test_light_depends_on_the_step_and_on_nothing_else(job: Any, tmp_path: Path) -> None:

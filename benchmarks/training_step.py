@@ -1,18 +1,19 @@
 """A training step from the store, against one with the teachers there and against the bare student.
 
 Usage: python benchmarks/training_step.py [--student resnet18] [--teachers gem,ap-gem,solar] [--size 224] [--pairs 8]
-[--steps 4] [--blocks 12] [--workers 2] [--device cpu|cuda] [--json]. Draws photographs-sized JPEG files, embeds two crops
-of each with untrained teachers, centres the vectors (2048 dimensions, more than any recipe keeps), and trains the student
-by three kinds of step that take turns, an epoch of `--steps` each, all with the same loader, crops, optimiser and loss:
+[--steps 4] [--blocks 12] [--workers 2] [--device cpu|cuda] [--json]. Draws photographs-sized JPEG files, embeds two
+crops of each with untrained teachers, centres the vectors (2048 dimensions, more than any recipe keeps), and trains
+the student by three kinds of step that take turns, an epoch of `--steps` each, all with the same loader, crops,
+optimiser and loss:
 
   online   every teacher looks at every crop of the batch, its vectors are centred and fused (the reference loop)
   store    this package: vectors from the store, fused an epoch ahead in another process while this epoch trains
   bare     a constant target: nothing but the student
 
-`store_over_bare` and `online_over_store` are ratios of the blocks' medians with a 95 % interval (blocks drawn anew); `limit` is
-what arithmetic allows the latter: multiply-adds of student and teachers over those of the student, a backward pass counted
-as two forward passes. Seconds are per step. `seconds_target_256` is what a target of 256 pairs, three teachers and 512
-dimensions takes to build, which happens beside the training.
+`store_over_bare` and `online_over_store` are ratios of the blocks' medians with a 95 % interval (blocks drawn anew);
+`limit` is what arithmetic allows the latter: multiply-adds of student and teachers over those of the student, a
+backward pass counted as two forward passes. Seconds are per step. `seconds_target_256` is what a target of 256 pairs,
+three teachers and 512 dimensions takes to build, which happens beside the training.
 """
 
 from __future__ import annotations

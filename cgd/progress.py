@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
+
+from cgd import launch
 
 
 def progress(total: int, what: str, unit: str = "images", initial: int = 0) -> Any:
@@ -17,7 +18,7 @@ def progress(total: int, what: str, unit: str = "images", initial: int = 0) -> A
         desc=what,
         unit=f" {unit}",
         file=sys.stderr,
-        disable=not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0",  # one of torchrun's processes shows it
+        disable=not (sys.stderr.isatty() and launch.first()),
         dynamic_ncols=True,
         smoothing=0.1,
     )

@@ -14,7 +14,7 @@ LEVELS = {
     "pipeline": 3,
     "stages": 2,
     **dict.fromkeys(("models", "fusion", "methods", "data", "retrieval", "store"), 1),
-    **dict.fromkeys(("config", "types", "registry", "progress", "errors"), 0),
+    **dict.fromkeys(("config", "types", "registry", "progress", "launch", "errors"), 0),
 }
 ONLY_IN = {"click": "cli", "yaml": "pipeline", "zarr": "store"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -12,9 +12,10 @@ from cgd.config import Recipe
 from cgd.errors import CgdError
 from cgd.pipeline.demo import demo_recipe
 from cgd.pipeline.recipe import change, read_recipe
-from cgd.pipeline.runner import run
+from cgd.pipeline.runner import _tell_of_overlap, run
 from cgd.pipeline.steps import Session
 from cgd.pipeline.text import run_text
+from cgd.types import Benchmark, ImageList
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, int]]:
@@ -146,6 +147,39 @@ def test_starts_of_different_students_stand_apart(
         "mobilenet-v1?width=0.25&dim=32&size=64 before",
         f"{small} before",
     ]
+
+
+class Places:
+    """Names and the kinds of data sets they stand for."""
+
+    def __init__(self, **kinds: str) -> None:
+        self.kind = kinds.__getitem__
+
+
+def overlap(train: str, benchmark: str, exclude: str, labels: tuple[str, str]) -> None:
+    images = ImageList("train", None, ("a",), ("a.png",), labels=(labels[0],))
+    gallery = ImageList("bench", None, ("b",), ("b.png",), labels=(labels[1],))
+    session: Any = dataclasses.replace(Session("nowhere"), workspace=Places(train=train, bench=benchmark))  # type: ignore[arg-type]
+    recipe = change(Recipe(), "distill", exclude=exclude)
+    _tell_of_overlap(session, recipe, images, [Benchmark("bench", gallery, gallery, None)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("gldv2-clean", "roxford5k", "", ("1", "2")), "GLDv2-clean holds landmarks of bench"),
+        (("gldv2-clean", "rparis6k", "", ("1", "2")), "GLDv2-clean holds landmarks of bench"),
+        (("gldv2-clean", "roxford5k", "overlap.txt", ("1", "2")), ""),
+        (("sfm120k", "roxford5k", "", ("1", "2")), ""),
+        (("folder", "folder", "", ("x", "x")), "train and bench have 1 labels in common, e.g. x"),
+        (("folder", "folder", "", ("x", "y")), ""),
+        (("folder", "folder", "overlap.txt", ("x", "x")), ""),
+    ],
+)
+def test_what_training_and_benchmark_share_is_told(arguments: Any, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    overlap(*arguments)
+    assert told in caplog.text
+    assert bool(caplog.records) == bool(told)
 
 
 def test_a_table_refuses_a_row_it_does_not_have_and_a_teacher_nobody_extracted(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from cgd.cli import main_job, store, teachers
+from cgd.cli import demonstrations, main_job, store, teachers
 from cgd.cli.options import Group
 
 
@@ -31,8 +31,8 @@ for _command in (
     main_job.distill,
     main_job.evaluate,
     main_job.run,
-    main_job.prove,
-    main_job.demo,
+    demonstrations.prove,
+    demonstrations.demo,
     store.store_group,
     teachers.teachers_group,
 ):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cgd import launch
 from cgd.errors import CgdError, ElsewhereError
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def running(o: dict[str, Any], *, several: bool = False) -> Iterator[None]:
 
     `several` is whether the command is for the processes that torchrun starts, too.
     """
-    if not several and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
+    if launch.several() and not several:
         raise click.UsageError("torchrun is for cgd distill; start this command alone (--part shares an extraction).")
-    level = logging.ERROR if o["quiet"] or not first_process() else logging.DEBUG if o["verbose"] else logging.INFO
+    level = logging.ERROR if o["quiet"] or not launch.first() else logging.DEBUG if o["verbose"] else logging.INFO
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("cgd")
@@ -154,13 +154,8 @@ def part_of(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def first_process() -> bool:
-    """Whether this is the one of torchrun's processes that speaks, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def print_result(o: dict[str, Any], result: dict[str, Any], as_text: Callable[[dict[str, Any]], str]) -> None:
-    if not first_process():
+    if not launch.first():
         return
     text = json.dumps(result, ensure_ascii=False) if o["as_json"] else as_text(result)
     click.echo(text.encode("utf-8", "backslashreplace").decode())  # file names need not be text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -40,6 +41,11 @@ def view_pixels(image: Image.Image, spec: InputSpec, view: View, size: int, chan
     if view.flip:
         cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return normalise(change(cut) if change else cut, spec)
+
+
+def crop_spec(spec: InputSpec, crop_filter: str) -> InputSpec:
+    """`spec` as crops are made: with the policy's filter, unless that is each network's own."""
+    return spec if crop_filter == "own" else dataclasses.replace(spec, filter=crop_filter)  # type: ignore[arg-type]
 
 
 def normalise(image: Image.Image, spec: InputSpec) -> np.ndarray:

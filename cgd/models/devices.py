@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
 
+from cgd import launch
 from cgd.errors import InputError
 
 
@@ -32,8 +32,8 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if name == "cuda" and (number := launch.local_rank()) is not None:
+        name = f"cuda:{number}"
     try:
         if name.partition(":")[0] not in ("cpu", "cuda"):
             raise RuntimeError("there are cpu, cuda and cuda:i")

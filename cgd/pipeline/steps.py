@@ -79,8 +79,7 @@ def stored_sources(
     """The teachers whose stored vectors these are, by label and view."""
     store, wanted = session.store(), []
     for views in vectors.values():
-        artifact = store.get(next(iter(views.values())))
-        embeddings = artifact if artifact.key.kind == "embeddings" else store.get(artifact.inputs[0])
+        embeddings = select.embeddings_behind(store, next(iter(views.values())))
         wanted.append(embeddings.settings["encoder"])
     return sources_of(session, wanted, teachers)
 

@@ -18,12 +18,14 @@ from cgd.data.views import CROP, FIXED
 from cgd.errors import InputError, MissingError
 from cgd.models.devices import Compute
 from cgd.models.encoder import EncoderSource, gmacs
+from cgd.stages import select
 from cgd.stages.checkpoint import Checkpoint
 from cgd.stages.codebook import fit_codebook
 from cgd.stages.fuse import TargetPlan, make_method, usable_rows
 from cgd.stages.processes import Processes, joined
 from cgd.stages.training import LOG, Trained, Training, log_lines
-from cgd.stages.validation import held_out, validation_rows
+from cgd.stages.validation import validation_rows
+from cgd.stages.withheld import Withheld, withheld_of
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import replace_file
 from cgd.store.keys import Identity, identify, ids_digest, labels_digest, settings_of
@@ -130,52 +132,6 @@ def _training(
     return Training(job.store, job.images, plan, job.source, job.config, name, job.out, job.compute, processes, scored)
 
 
-@dataclass(frozen=True)
-class Withheld:
-    """Images not to train on, (N,) bool each: classes held out to tell the best epoch, and labels to exclude."""
-
-    validation: np.ndarray
-    excluded: np.ndarray
-    labels: tuple[str, ...]
-
-
-def _withheld(images: ImageList, config: DistillConfig) -> Withheld:
-    none = np.zeros(len(images), bool)
-    if not (config.validation or config.exclude):
-        return Withheld(none, none, ())
-    if images.labels is None:
-        what = "distill.validation" if config.validation else "--exclude"
-        raise InputError(f"{images.title} has no labels, which {what} needs.")
-    excluded = none
-    labels: tuple[str, ...] = ()
-    if config.exclude:
-        labels = _read_labels(Path(config.exclude))
-        excluded = np.isin(np.asarray(images.labels, dtype=str), labels)
-        found = len(set(labels) & set(images.labels))
-        if not found:
-            raise InputError(f"none of the {len(labels)} labels in {config.exclude} occurs in {images.title}.")
-        log.info(
-            "%d of %d labels in %s occur: %d images are not trained on",
-            found, len(labels), config.exclude, int(excluded.sum()),
-        )  # fmt: skip
-    validation = none
-    if config.validation:
-        kept = np.flatnonzero(~excluded)
-        validation = none.copy()
-        validation[kept] = held_out([images.labels[row] for row in kept], config.validation, config.seed)
-    return Withheld(validation, excluded, labels)
-
-
-def _read_labels(path: Path) -> tuple[str, ...]:
-    """Sorted labels of a text file, one per line; empty lines and those that begin with # do not count."""
-    try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise InputError(f"cannot read the labels to exclude from {path}: {reason}.") from error
-    return tuple(sorted({line for line in lines if line and not line.startswith("#")}))
-
-
 def _views_used(
     teachers: Mapping[str, Mapping[str, Key]], config: DistillConfig
 ) -> tuple[tuple[int, ...], list[tuple[Key, ...]]]:
@@ -222,10 +178,9 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
         if job.store.get(key).settings["ids"] != ids_digest(images):
             raise InputError(f"{key} holds other images than {images.title}: extract and whiten these first.")
     _refuse_other_crops(job.store, keys)
-    withheld = _withheld(images, config)
+    withheld = withheld_of(images, config)
     if by_label:
         _tell_lone_labels(images)
-    left_out = tuple(np.flatnonzero(withheld.validation | withheld.excluded).tolist())
     codebook = None
     if needs.codebook:
         first = [of_views[0] for of_views in keys]  # one view of each image is enough
@@ -235,7 +190,7 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
             fusion=config.fusion,
             config=job.method_config,
             device=job.compute.device,
-            withheld=left_out,
+            withheld=withheld.rows,
         )
     plan = TargetPlan(
         store=str(job.store.files.root),
@@ -248,7 +203,7 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
         batch_pairs=config.batch_pairs,
         seed=config.seed,
         codebook=codebook,
-        withheld=left_out,
+        withheld=withheld.rows,
     )
     return plan, withheld
 
@@ -257,8 +212,7 @@ def _refuse_other_crops(store: FeatureStore, keys: Sequence[Sequence[Key]]) -> N
     """Every teacher must have seen what the student will: crops by one policy, whatever their size."""
     policies = []
     for of_views in keys:
-        first = store.get(of_views[0])
-        embeddings = first if first.key.kind == "embeddings" else store.get(first.inputs[0])
+        embeddings = select.embeddings_behind(store, of_views[0])
         policy = dict(embeddings.settings.get("policy", {}))
         policy.pop("size", None)  # a teacher may see the same crop in higher resolution
         policies.append((embeddings.key, policy))

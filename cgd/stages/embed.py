@@ -16,7 +16,7 @@ import torch
 from cgd.config import ExtractConfig
 from cgd.data.images import DecodedImage, read_image
 from cgd.data.loading import ahead
-from cgd.data.transforms import full_pixels, view_pixels
+from cgd.data.transforms import crop_spec, full_pixels, view_pixels
 from cgd.data.views import CROP, CROPPED, FIXED, ViewPolicy, draw_view, to_row, view_kind
 from cgd.errors import InputError
 from cgd.models.devices import Compute
@@ -103,11 +103,6 @@ def policy_settings(config: ExtractConfig) -> dict[str, Any]:
     """The policy as settings; a filter for all came after stores whose networks had each their own."""
     settings = dataclasses.asdict(policy_of(config))
     return settings if config.crop_filter == "own" else {**settings, "filter": config.crop_filter}
-
-
-def crop_spec(spec: InputSpec, crop_filter: str) -> InputSpec:
-    """`spec` as crops are made: with the policy's filter, unless that is each network's own."""
-    return spec if crop_filter == "own" else dataclasses.replace(spec, filter=crop_filter)  # type: ignore[arg-type]
 
 
 def read_row(images: ImageList, row: int) -> DecodedImage:

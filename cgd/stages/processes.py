@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from cgd import launch
 from cgd.errors import ElsewhereError, InputError
 
 PATIENCE = timedelta(hours=12)  # the first may build targets for long; torchrun ends them all when one fails
@@ -89,18 +89,13 @@ class Processes:
             self.told_by_first("")
 
 
-def started_by_torchrun() -> bool:
-    """Whether this is one of several processes of a training."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ
-
-
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
     """This process among those that torchrun started (or that have met already), or alone."""
     if dist.is_available() and dist.is_initialized():
         yield Processes(dist.get_rank(), dist.get_world_size())
         return
-    if not started_by_torchrun():
+    if not launch.several():
         yield Processes()
         return
     bound: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from typing import Any
 from cgd.data.views import FIXED
 from cgd.errors import InputError, MissingError
 from cgd.registry import Spec
+from cgd.store.artifact import Artifact
 from cgd.store.feature_store import Entry, FeatureStore
 from cgd.store.keys import canonical
 from cgd.types import InputSpec, Key, title_of
@@ -89,6 +90,12 @@ def training_vectors(
     if space == "raw":
         return teachers_of(store, dataset, split, teachers)
     return whitened_of(store, dataset, split, teachers, whitening)
+
+
+def embeddings_behind(store: FeatureStore, vectors: Key) -> Artifact:
+    """The embeddings that a teacher's `vectors` are, or were whitened from."""
+    artifact = store.get(vectors)
+    return artifact if vectors.kind == "embeddings" else store.get(artifact.inputs[0])
 
 
 def fused_teachers(store: FeatureStore, inputs: Sequence[Key]) -> tuple[list[Key], Key]:

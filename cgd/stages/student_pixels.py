@@ -13,12 +13,12 @@ from cgd.config import DistillConfig
 from cgd.data import photometric
 from cgd.data.images import read_image
 from cgd.data.loading import ahead
-from cgd.data.transforms import Change, view_pixels
+from cgd.data.transforms import Change, crop_spec, view_pixels
 from cgd.data.views import from_row
 from cgd.models.devices import Compute
-from cgd.stages.embed import crop_spec
 from cgd.stages.fuse import TargetPlan
 from cgd.stages.images import check_digest
+from cgd.stages.select import embeddings_behind
 from cgd.store.feature_store import FeatureStore
 from cgd.types import Batch, ImageList, InputSpec, View
 
@@ -47,8 +47,8 @@ class StudentPixels:
         self.geometry = {number: a.read("views") for number, a in artifacts.items() if "views" in a.arrays}
         first = next(iter(artifacts.values()))
         self.digests = first.read("digests")
-        embeddings = first if first.key.kind == "embeddings" else store.get(first.inputs[0])
-        self.crop_filter = str(embeddings.settings.get("policy", {}).get("filter", "own"))
+        policy = embeddings_behind(store, first.key).settings.get("policy", {})
+        self.crop_filter = str(policy.get("filter", "own"))
 
     def samples(self, epoch: int, number: int, batch: Batch, share: slice = slice(None)) -> list[Sample]:
         """The `share` of the rows of batch `number` of an epoch, a row's images in a row."""

@@ -14,20 +14,6 @@ from cgd.retrieval.vectors import l2
 MOST_IMAGES = 2000  # scored, of whole classes, however many are held out
 
 
-def held_out(labels: Sequence[str], share: float, seed: int) -> np.ndarray:
-    """(N,) bool: images of the classes left out of training, a `share` of all classes with at least two images."""
-    _, owner, counts = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
-    several = np.flatnonzero(counts >= 2)
-    chosen = round(share * len(several))
-    if chosen < 2 or len(several) - chosen < 2:
-        raise InputError(
-            f"distill.validation={share:g} of {len(several)} classes with two images or more holds out {chosen}: "
-            "at least two must be held out and two must stay."
-        )
-    draw = np.random.default_rng(np.random.SeedSequence([seed, 5]))
-    return np.isin(owner, draw.permutation(several)[:chosen])
-
-
 def validation_rows(labels: Sequence[str], withheld: np.ndarray, usable: np.ndarray, seed: int) -> np.ndarray:
     """Sorted rows that are scored: readable images of classes held out, whole classes until there are enough."""
     rows = np.flatnonzero(withheld & usable)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CROPS, LABEL, accepted, distill, extract, photos, refused, sealed
+from commands import CROPS, LABEL, accepted, cgd, distill, extract, photos, refused, sealed
 
 from cgd.store.feature_store import FeatureStore
 
@@ -124,3 +124,25 @@ def test_a_whitening_fitted_on_another_kind_of_view() -> None:
 )
 def test_a_setting_of_training_that_cannot_be_meant(arguments: tuple[str, ...], message: str) -> None:
     assert message in refused(*distill(*arguments))
+
+
+@pytest.mark.usefixtures("place")
+def test_only_a_training_is_for_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    result = cgd("store", "ls")
+    assert result.exit_code == 2
+    assert "torchrun is for cgd distill" in result.stderr
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    "variables",
+    [{"RANK": "3"}, {"WORLD_SIZE": "8", "RANK": "3"}, {"WORLD_SIZE": "many", "RANK": "", "LOCAL_RANK": "0"}],
+)
+def test_variables_that_something_else_set_do_not_silence_a_command(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert len(accepted("store", "ls")["artifacts"]) == 9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,6 @@ from cgd.errors import CgdError, InputError
 from cgd.methods import Method
 from cgd.models.encoder import Encoder
 from cgd.models.load import student
-from cgd.pipeline import steps
-from cgd.pipeline.recipe import change, override
-from cgd.pipeline.steps import Session
-from cgd.pipeline.workspace import Workspace
 from cgd.stages.distill import _identity, _plan, distill
 from cgd.stages.processes import Processes, joined
 from cgd.stages.update import Clock, Update
@@ -201,49 +196,33 @@ def test_gradients_of_descriptors_are_those_of_one_process(shared: Path, count: 
     np.testing.assert_allclose(np.concatenate([g for _, g in found]), expected, atol=1e-12)
 
 
-def test_a_student_of_two_processes_is_that_of_one(drawn: Path, tiny_recipe: Any, tmp_path: Path) -> None:
-    session = Session(str(tmp_path / "s.zarr"), device="cpu", workers=0, workspace=Workspace(tmp_path / "roots.yaml"))
-    images = session.workspace.images(f"manifest:{drawn / 'manifest.csv'}", "lm", "train")
-    extracted = steps.extract_teachers(session, images, change(tiny_recipe, "extract", views=2).extract)
-    done = steps.fit_whitening(session, {n: r.keys for n, r in extracted.encoders.items()}, tiny_recipe.whiten)
-    vectors = {label: views for label, (_, views) in done.items()}
-    recipe = override(tiny_recipe, ["distill.positives=image", "distill.batch_norm=freeze", "distill.validation=0.4"])
-    job = steps._distillation(session, images, vectors, recipe, tmp_path / "two")
-    together(2, run_distill, session, recipe, tmp_path, vectors, drawn)
+def test_a_student_of_two_processes_is_that_of_one(stored: Any, tmp_path: Path) -> None:
+    settings = ("distill.positives=image", "distill.batch_norm=freeze", "distill.validation=0.4")
+    assert together(2, run_distill, stored, tmp_path / "two", settings) == [False, False]
     log = (tmp_path / "two/log.jsonl").read_bytes()
-    again = distill(job)
-    assert again.skipped
-    lone = dataclasses.replace(job, out=tmp_path / "one", store=steps.Session(str(tmp_path / "s.zarr")).store())
-    plan = dataclasses.replace(lone, config=dataclasses.replace(job.config, weight_decay=1.0000001e-6))
-    one = distill(dataclasses.replace(plan, store=session.store(write=True)))
-    assert one.final_loss == pytest.approx(again.final_loss, rel=1e-5)
+    two = distill(stored.job(tmp_path / "two", *settings))
+    assert two.skipped
+    one = distill(stored.job(tmp_path / "one", *settings, "distill.weight_decay=1.0000001e-6"))  # another name
+    assert one.final_loss == pytest.approx(two.final_loss, rel=1e-5)
     assert one.best is not None
-    assert again.best is not None
-    assert one.best["mAP"] == pytest.approx(again.best["mAP"], abs=0.5)
-    assert log.count(b"\n") == recipe.distill.epochs
+    assert two.best is not None
+    assert one.best["mAP"] == pytest.approx(two.best["mAP"], abs=0.5)
+    assert log.count(b"\n") == stored.recipe.distill.epochs
     assert b"validation" in log
 
 
-def test_the_number_of_processes_names_a_student_whose_batch_norm_trains(
-    drawn: Path, tiny_recipe: Any, tmp_path: Path
-) -> None:
-    session = Session(str(tmp_path / "s.zarr"), device="cpu", workers=0, workspace=Workspace(tmp_path / "roots.yaml"))
-    images = session.workspace.images(f"manifest:{drawn / 'manifest.csv'}", "lm", "train")
-    extracted = steps.extract_teachers(session, images, change(tiny_recipe, "extract", views=2).extract)
-    vectors = {label: report.keys for label, report in extracted.encoders.items()}
+def run_distill(stored: Any, out: Path, settings: tuple[str, ...]) -> bool:
+    return distill(stored.job(out, *settings)).skipped
+
+
+def test_the_number_of_processes_names_a_student_whose_batch_norm_trains(stored: Any, tmp_path: Path) -> None:
     keys = {}
     for norm in ("auto", "freeze"):
-        recipe = override(tiny_recipe, ["distill.space=raw", f"distill.batch_norm={norm}"])
-        job = steps._distillation(session, images, vectors, recipe, tmp_path / "s")
+        job = stored.job(tmp_path / "s", "distill.space=raw", f"distill.batch_norm={norm}")
         plan, withheld = _plan(job)
         keys[norm] = [_identity(job, plan, withheld, count).key for count in (1, 2, 4)]
     assert len(set(keys["auto"])) == 3
     assert len(set(keys["freeze"])) == 1
-
-
-def run_distill(session: Session, recipe: Any, folder: Path, vectors: Any, drawn: Path) -> bool:
-    images = session.workspace.images(f"manifest:{drawn / 'manifest.csv'}", "lm", "train")
-    return distill(steps._distillation(session, images, vectors, recipe, folder / "two")).skipped
 
 
 def fail_first(first: bool) -> str:

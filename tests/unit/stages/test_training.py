@@ -13,10 +13,6 @@ from torch import Tensor
 
 from cgd.errors import WeightsError
 from cgd.models.encoder import Encoder
-from cgd.pipeline import steps
-from cgd.pipeline.recipe import change, override
-from cgd.pipeline.steps import Session
-from cgd.pipeline.workspace import Workspace
 from cgd.stages import training
 from cgd.stages.checkpoint import STATE
 from cgd.stages.distill import Distillation, distill, training_of
@@ -57,21 +53,13 @@ class _Targets:
         return list(batches), iter(targets)
 
 
-@pytest.fixture(scope="module")
-def arguments(drawn: Path, tiny_recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest.fixture
+def arguments(stored: Any) -> Any:
     """Of a method and a folder: what `distill` is called with."""
-    folder = tmp_path_factory.mktemp("training")
-    session = Session(str(folder / "s.zarr"), device="cpu", workers=0, workspace=Workspace(folder / "roots.yaml"))
-    images = session.workspace.images(f"manifest:{drawn / 'manifest.csv'}", "lm", "train")
-    extracted = steps.extract_teachers(session, images, change(tiny_recipe, "extract", views=2).extract)
-    done = steps.fit_whitening(session, {n: r.keys for n, r in extracted.encoders.items()}, tiny_recipe.whiten)
-    vectors = {label: views for label, (_, views) in done.items()}
 
     def make(method: str, out: Path, *settings: str) -> Distillation:
-        recipe = override(
-            tiny_recipe, ["distill.epochs=12", "distill.positives=image", *(CGD if method == "cgd" else []), *settings]
-        )
-        return steps._distillation(session, images, vectors, recipe, out)
+        pairs = ("distill.epochs=12", "distill.positives=image")
+        return stored.job(out, *pairs, *(CGD if method == "cgd" else ()), *settings)
 
     return make
 

@@ -15,32 +15,19 @@ from PIL import Image
 from cgd.data import photometric
 from cgd.errors import InputError
 from cgd.models.load import trained_student
-from cgd.pipeline import steps
-from cgd.pipeline.recipe import change, override
-from cgd.pipeline.steps import Session
-from cgd.pipeline.workspace import Workspace
 from cgd.stages import training
-from cgd.stages.distill import Distillation, distill, training_of
+from cgd.stages.distill import distill, training_of
 from cgd.stages.fuse import epoch_batches, epoch_targets
 from cgd.stages.student_pixels import FULL, Sample
-from cgd.stages.validation import held_out, leave_one_out, validation_rows
+from cgd.stages.validation import leave_one_out, validation_rows
+from cgd.stages.withheld import held_out
 from cgd.types import Batch
 
 
-@pytest.fixture(scope="module")
-def job(drawn: Path, tiny_recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest.fixture
+def job(stored: Any) -> Any:
     """Of a folder and settings: what `distill` is called with."""
-    folder = tmp_path_factory.mktemp("validation")
-    session = Session(str(folder / "s.zarr"), device="cpu", workers=0, workspace=Workspace(folder / "roots.yaml"))
-    images = session.workspace.images(f"manifest:{drawn / 'manifest.csv'}", "lm", "train")
-    extracted = steps.extract_teachers(session, images, change(tiny_recipe, "extract", views=2).extract)
-    done = steps.fit_whitening(session, {n: r.keys for n, r in extracted.encoders.items()}, tiny_recipe.whiten)
-    vectors = {label: views for label, (_, views) in done.items()}
-
-    def make(out: Path, *settings: str) -> Distillation:
-        return steps._distillation(session, images, vectors, override(tiny_recipe, settings), out)
-
-    return make
+    return stored.job
 
 
 def test_whole_classes_are_held_out_the_same_ones_for_a_seed() -> None:

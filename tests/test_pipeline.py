@@ -193,6 +193,27 @@ def test_a_table_refuses_a_row_it_does_not_have_and_a_teacher_nobody_extracted(
         run(session, recipe, out=tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("change_of_row", "told"),
+    [
+        ({"teachers": ["gem"]}, r"distill\.teachers: unknown teacher 'gem'"),
+        ({"fusion": "maxmin"}, "unknown fusion 'maxmin'"),
+        ({"fusion": "cgd-two"}, "use max-mean or"),
+        ({"method": "cdg"}, "unknown method 'cdg': did you mean cgd"),
+        ({"exclude": "nowhere.txt"}, "cannot read the labels to exclude from nowhere.txt"),
+        ({"validation": 0.01}, "at least two must be held out"),
+    ],
+)
+def test_a_row_that_cannot_be_is_told_before_any_teacher_runs(
+    session: Session, tiny_recipe: Recipe, drawn: Path, tmp_path: Path, change_of_row: Any, told: str
+) -> None:
+    session.workspace.introduce("lm", f"manifest:{drawn}/manifest.csv")
+    recipe = dataclasses.replace(tiny_recipe, rows={"good": None, "bad": {"distill": change_of_row}})
+    with pytest.raises(CgdError, match=told):
+        run(session, recipe, out=tmp_path / "out")
+    assert not (tmp_path / "features.zarr").exists()
+
+
 def test_damaged_results_of_earlier_runs_cost_nothing(
     session: Session, tiny_recipe: Recipe, drawn: Path, tmp_path: Path
 ) -> None:

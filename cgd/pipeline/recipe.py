@@ -23,7 +23,10 @@ def read_recipe(path: Path) -> Recipe:
     content = _read_yaml(path)
     if isinstance(content, Mapping) and "base" in content:
         content = dict(content)
-        base = _read_yaml(path.parent / str(content.pop("base")))
+        beginning = path.parent / str(content.pop("base"))
+        base = _read_yaml(beginning)
+        if isinstance(base, Mapping) and "base" in base:
+            raise InputError(f"{path} begins from {beginning}, which has a base of its own: begin from that one.")
         content = _merged(base, content) if isinstance(base, Mapping) else base
     return build_recipe(content, str(path))
 

@@ -61,6 +61,9 @@ def run(
         if name not in rows:
             raise unknown("row", name, rows)
     todo = [name for name in rows if not only or name in only]
+    labels = [source.label for source in steps.teacher_sources(session, recipe.extract.teachers)]
+    for name in todo:
+        steps.check_distillation(rows[name], images, labels)
     _save(to_yaml(recipe).encode(), out / "recipe.yaml")
 
     _tell_of_overlap(session, recipe, images, benchmarks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,14 +176,24 @@ def estimate_distillation(
     return training_of(_distillation(session, images, teachers, recipe, out)).measure()
 
 
+def check_distillation(recipe: Recipe, images: ImageList, teachers: Iterable[str]) -> None:
+    """Refuse what can be known to be wrong before any teacher is run; `teachers` are the labels there will be."""
+    from cgd.stages.fuse import make_method
+    from cgd.stages.withheld import withheld_of
+
+    for label in recipe.distill.teachers:
+        if label not in teachers:
+            raise InputError(f"distill.teachers: {unknown('teacher', label, teachers)}")
+    make_method(recipe.distill.method, method_config(recipe), recipe.distill.fusion)
+    withheld_of(images, recipe.distill)
+
+
 def _distillation(
     session: Session, images: ImageList, teachers: Mapping[str, Mapping[str, Key]], recipe: Recipe, out: Path
 ) -> Distillation:
     from cgd.stages.distill import Distillation
 
-    for label in recipe.distill.teachers:
-        if label not in teachers:
-            raise InputError(f"distill.teachers: {unknown('teacher', label, teachers)}")
+    check_distillation(recipe, images, teachers)
     return Distillation(
         store=session.store(write=True),
         images=images,

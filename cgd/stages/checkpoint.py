@@ -80,5 +80,7 @@ class Checkpoint:
                 self.path.unlink()
 
     def _damaged(self, error: Exception) -> WeightsError:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        # What torch says of a foreign pickle includes the advice to run it.
+        foreign = isinstance(error, pickle.UnpicklingError)
+        reason = "it is no training state" if foreign else (str(error) or type(error).__name__).splitlines()[0]
         return WeightsError(f"{self.path} is damaged ({reason}): delete it to train from the start.")

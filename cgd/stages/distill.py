@@ -179,6 +179,9 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
             raise InputError(f"{key} holds other images than {images.title}: extract and whiten these first.")
     _refuse_other_crops(job.store, keys)
     withheld = withheld_of(images, config)
+    if config.exclude or config.validation:
+        counts = int(withheld.excluded.sum()), int(withheld.validation.sum())
+        log.info("not trained on: %d images with excluded labels, %d of classes held out", *counts)
     if by_label:
         _tell_lone_labels(images)
     codebook = None

@@ -46,7 +46,7 @@ def withheld_of(images: ImageList, config: DistillConfig) -> Withheld:
         found = len(set(labels) & set(images.labels))
         if not found:
             raise InputError(f"none of the {len(labels)} labels in {config.exclude} occurs in {images.title}.")
-        log.info(
+        log.debug(
             "%d of %d labels in %s occur: %d images are not trained on",
             found, len(labels), config.exclude, int(excluded.sum()),
         )  # fmt: skip

@@ -95,6 +95,14 @@ def test_a_checkpoint_of_another_recipe(place: Path) -> None:
     assert (place / "student/training.pt").is_file()
 
 
+def test_a_checkpoint_that_is_none_is_not_said_to_be_worth_running(place: Path) -> None:
+    (place / "student").mkdir()
+    (place / "student/training.pt").write_bytes(b"\x80\x02cos\nsystem\n.")
+    message = refused(*distill())
+    assert "student/training.pt is damaged (it is no training state): delete it to train from the start" in message
+    assert "weights_only" not in message
+
+
 @pytest.mark.usefixtures("place")
 def test_a_whitening_fitted_on_another_kind_of_view() -> None:
     store = FeatureStore.open("features.zarr")

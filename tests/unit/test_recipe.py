@@ -214,6 +214,10 @@ def test_a_recipe_begins_from_its_base(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("base: absent.yaml\n")
     with pytest.raises(InputError, match=r"cannot read the recipe .*absent\.yaml"):
         read_recipe(tmp_path / "r.yaml")
+    (tmp_path / "base.yaml").write_text("base: other.yaml")
+    (tmp_path / "r.yaml").write_text("base: base.yaml\n")
+    with pytest.raises(InputError, match=r"begins from .*base\.yaml, which has a base of its own"):
+        read_recipe(tmp_path / "r.yaml")
     (tmp_path / "base.yaml").write_text("[]")
     (tmp_path / "r.yaml").write_text("base: base.yaml\n")
     assert read_recipe(tmp_path / "r.yaml") == Recipe()

@@ -189,6 +189,41 @@ class EvaluateConfig:
     ap: Literal["trapezoid", "mean-precision"] = "trapezoid"
     distractors: tuple[str, ...] = ()
     ensemble: bool = True  # also the mean of the teachers' similarities
+    descriptors: Literal["half", "single"] = "half"  # of gallery and distractors; queries are always single
+    index: Literal["exact", "flat", "ivf-pq", "hnsw"] = "exact"
+    k: int = 1000  # nearest images looked at by an index that is not exact; positives beyond them are missed
+
+    def __post_init__(self) -> None:
+        _range("evaluate.k", self.k, 1)
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """How approximate indexes are built and searched; only what belongs to the kind in use enters its artifacts."""
+
+    lists: int = 0  # ivf-pq: cells; 0 = the power of two nearest to the square root of the number of images
+    code_bytes: int = 64  # ivf-pq: of a vector; divides the dimensions
+    probes: int = 64  # ivf-pq: cells looked into
+    links: int = 32  # hnsw: neighbours of a node
+    build_breadth: int = 80  # hnsw: candidates while building (efConstruction)
+    breadth: int = 256  # hnsw: candidates while searching (efSearch); at least the number of results
+    seed: int = 0  # of the rows that cells and codes are trained on
+
+    def __post_init__(self) -> None:
+        _range("index.lists", self.lists, 0)
+        for name in ("code_bytes", "probes", "links", "build_breadth", "breadth"):
+            _range(f"index.{name}", getattr(self, name), 1)
+        _range("index.seed", self.seed, 0)
+
+    def built_with(self, kind: str) -> dict[str, int]:
+        """The settings that an index of `kind` is made with."""
+        names = {"ivf-pq": ("lists", "code_bytes", "seed"), "hnsw": ("links", "build_breadth")}.get(kind, ())
+        return {name: getattr(self, name) for name in names}
+
+    def of(self, kind: str) -> dict[str, int]:
+        """The settings that determine what is found with an index of `kind`."""
+        names = {"ivf-pq": ("probes",), "hnsw": ("breadth",)}.get(kind, ())
+        return self.built_with(kind) | {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -204,4 +239,5 @@ class Recipe:
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     cgd: CgdConfig = field(default_factory=CgdConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
     rows: Mapping[str, Any] = field(default_factory=dict)

@@ -149,7 +149,7 @@ def test_an_evaluation_reports_protocols_in_percent_beside_their_card(flow: Flow
     card = report["card"]
     assert (card["query_crop"], card["scales"], card["image_size"], card["dim"]) == (True, [1.0], 64, 8)
     assert (card["ties"], card["index"]) == ("score, then index", "exact")
-    assert set(report["seconds"]) == {"embed", "search", "score"}
+    assert set(report["seconds"]) == {"embed", "describe", "search", "score"}
     assert report["peak_rss_mb"] > 50
 
 
@@ -201,7 +201,7 @@ def test_a_listing_has_every_artifact_once_and_all_are_sealed(flow: Flow) -> Non
     assert {flow.object("extract")["teachers"][LABEL]["key"], flow.object("distill")["key"]} <= set(keys)
     assert {a["sealed"] for a in artifacts} == {True}
     assert {k.partition("/")[0] for k in keys} == {
-        "images", "canaries", "embeddings", "whitening", "whitened", "students", "scores",
+        "images", "canaries", "embeddings", "whitening", "whitened", "students", "descriptors", "scores",
     }  # fmt: skip
 
 

@@ -138,6 +138,11 @@ def distill(**o: Any) -> None:
 @click.option(
     "--queries", type=click.Choice(["cropped", "full", "both"]), help="Cut queries to their boxes.  [default: cropped]"
 )
+@click.option(
+    "--index",
+    type=click.Choice(["exact", "flat", "ivf-pq", "hnsw"]),
+    help="How the gallery is searched; all but exact look at the nearest evaluate.k.  [default: exact]",
+)
 def evaluate(**o: Any) -> None:
     """Score a student or teachers by mAP, with the protocol beside the score.
 
@@ -150,7 +155,8 @@ def evaluate(**o: Any) -> None:
     from cgd.pipeline.recipe import change
 
     with running(o):
-        recipe = change(recipe_of(o), "evaluate", queries=o["queries"], distractors=o["distractors"] or None)
+        chosen = {"queries": o["queries"], "distractors": o["distractors"] or None, "index": o["index"]}
+        recipe = change(recipe_of(o), "evaluate", **chosen)
         teachers = names_in(o["teachers"])
         asymmetric = o["mode"] == "asymmetric"
         if asymmetric and not o["student"]:
@@ -165,10 +171,9 @@ def evaluate(**o: Any) -> None:
                 session,
                 benchmark,
                 o["student"],
-                recipe.evaluate,
+                recipe,
                 teachers=teachers,
                 scales=scales,
-                extract_config=recipe.extract,
             )
             print_result(o, _one_or_many(results), lambda _: text.scores_text(results))
             return
@@ -180,12 +185,10 @@ def evaluate(**o: Any) -> None:
             session,
             benchmark,
             sources,
-            recipe.evaluate,
+            recipe,
             whitening=o["whitening"],
             ensemble=o["ensemble"],
-            extract_config=recipe.extract,
         )
-
         print_result(o, _one_or_many(results), lambda _: text.scores_text(results))
 
 

@@ -175,10 +175,9 @@ def _teacher_scores(
             session,
             benchmark,
             sources,
-            recipe.evaluate,
+            recipe,
             whitening=whitening,
             ensemble=recipe.evaluate.ensemble,
-            extract_config=recipe.extract,
         )
     ]
 
@@ -209,19 +208,14 @@ def _student_scores(session: Session, benchmarks: Sequence[Benchmark], recipe: R
                 session,
                 benchmark,
                 str(folder),
-                recipe.evaluate,
+                recipe,
                 teachers=recipe.extract.teachers,
-                extract_config=recipe.extract,
             )
     return scores
 
 
 def _scores(session: Session, benchmarks: Sequence[Benchmark], recipe: Recipe, source: EncoderSource) -> list[Result]:
-    return [
-        score
-        for benchmark in benchmarks
-        for score in scoring.evaluate(session, benchmark, [source], recipe.evaluate, extract_config=recipe.extract)
-    ]
+    return [score for benchmark in benchmarks for score in scoring.evaluate(session, benchmark, [source], recipe)]
 
 
 def _save(data: bytes, path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cgd.config import EvaluateConfig, ExtractConfig
+from cgd.config import EvaluateConfig, ExtractConfig, Recipe
 from cgd.data.views import CROPPED, FIXED
 from cgd.errors import InputError
 from cgd.pipeline import steps
@@ -16,7 +18,10 @@ from cgd.store.feature_store import FeatureStore
 from cgd.types import Benchmark, ImageList, Key
 
 if TYPE_CHECKING:  # only the stages that run networks import torch
+    import numpy as np
+
     from cgd.models.encoder import EncoderSource
+    from cgd.retrieval.search import Scorer
     from cgd.stages.descriptors import Member
 
 
@@ -24,25 +29,24 @@ def evaluate(
     session: Session,
     benchmark: Benchmark,
     sources: Sequence[EncoderSource],
-    config: EvaluateConfig,
+    recipe: Recipe,
     *,
     whitening: str | Mapping[str, Key] | None = None,
     ensemble: bool = False,
-    extract_config: ExtractConfig | None = None,
 ) -> list[dict[str, Any]]:
     """Score each of `sources` on `benchmark`, and their ensemble; embeds what is not embedded yet.
 
-    `whitening` is the name of the data set it was fitted on, part of a key, or keys by label.
+    The recipe's sections `evaluate`, `extract` and `index` tell how. `whitening` is the name of the data set it was
+    fitted on, part of a key, or keys by label.
     """
     from cgd.stages import evaluate as stage
 
     store = session.store(write=True)
-    random, sets = _distractors(session, benchmark, config.distractors)
-    extraction = extract_config or ExtractConfig()
+    random, sets = _distractors(session, benchmark, recipe.evaluate.distractors)
     results = []
-    for cropped in _query_protocols(benchmark, config):
+    for cropped in _query_protocols(benchmark, recipe.evaluate):
         started = time.perf_counter()
-        members = _members(session, benchmark, sources, bool(cropped), sets, extraction, whitening)
+        members = _members(session, benchmark, sources, bool(cropped), sets, recipe.extract, whitening)
         embedding = time.perf_counter() - started
         groups = [(m.label, [m]) for m in members]
         if ensemble and len(members) > 1:
@@ -55,8 +59,10 @@ def evaluate(
                 model=model,
                 members=group,
                 queries_cropped=cropped,
-                config=config,
+                config=recipe.evaluate,
+                index=recipe.index,
                 random=random,
+                scorer=scorer_on(session.device),
             )
             results.append({**result, "seconds": {"embed": embedding, **result["seconds"]}})
     return results
@@ -66,11 +72,10 @@ def evaluate_asymmetric(
     session: Session,
     benchmark: Benchmark,
     student: str,
-    config: EvaluateConfig,
+    recipe: Recipe,
     *,
     teachers: Sequence[str] = (),
     scales: Sequence[float] = (),
-    extract_config: ExtractConfig | None = None,
 ) -> list[dict[str, Any]]:
     """Score a student's queries in a gallery of the fused teachers it was distilled from (CGD).
 
@@ -85,18 +90,17 @@ def evaluate_asymmetric(
     whitenings, codebook = select.fused_teachers(store, [Key.parse(key) for key in about["inputs"]])
     own = steps.load_student(session, student, scales)
     sources = steps.sources_of(session, [store.get(key).settings["encoder"] for key in whitenings], teachers)
-    random, sets = _distractors(session, benchmark, config.distractors)
-    extraction = extract_config or ExtractConfig()
+    random, sets = _distractors(session, benchmark, recipe.evaluate.distractors)
     fusion = about["distill"]["fusion"]
 
     def fused(images: ImageList) -> Fused:
-        keys = _embed(session, images, sources, FIXED, extraction)
+        keys = _embed(session, images, sources, FIXED, recipe.extract)
         return Fused(tuple(keys[s.label] for s in sources), tuple(whitenings), fusion, codebook)
 
     results = []
-    for cropped in _query_protocols(benchmark, config):
+    for cropped in _query_protocols(benchmark, recipe.evaluate):
         started = time.perf_counter()
-        queries = _embed(session, benchmark.queries, [own], CROPPED if cropped else FIXED, extraction)[own.label]
+        queries = _embed(session, benchmark.queries, [own], CROPPED if cropped else FIXED, recipe.extract)[own.label]
         member = Member(own.label, fused(benchmark.gallery), queries, None, tuple(map(fused, sets)))
         embedding = time.perf_counter() - started
         result = stage.evaluate(
@@ -105,11 +109,27 @@ def evaluate_asymmetric(
             model=f"{own.label}, asymmetric",
             members=[member],
             queries_cropped=cropped,
-            config=config,
+            config=recipe.evaluate,
+            index=recipe.index,
             random=random,
+            scorer=scorer_on(session.device),
         )
         results.append({**result, "seconds": {"embed": embedding, **result["seconds"]}})
     return results
+
+
+def scorer_on(device: str) -> Callable[[np.ndarray], Scorer]:
+    """How products are taken: on a GPU that was asked for, or that the networks have just used; else by NumPy."""
+    from cgd.retrieval.search import DotProducts
+
+    if device.startswith("cuda") or (device == "auto" and "torch" in sys.modules):
+        from cgd.models.devices import pick_device
+        from cgd.models.products import TorchProducts
+
+        found = pick_device(device)
+        if found.type == "cuda":
+            return partial(TorchProducts, device=found)
+    return DotProducts
 
 
 def _query_protocols(benchmark: Benchmark, config: EvaluateConfig) -> list[bool | None]:

@@ -1,52 +1,273 @@
-"""Exact ranks of chosen gallery images: score descending, then gallery index ascending."""
+"""Exact search, block by block: ranks of chosen gallery images and the nearest ones, without ranking a gallery whole.
+
+The order is score descending, then gallery index ascending, as a stable sort has it (methods.md 8.4). The rank of
+an image is the number of images above it, so memory is bounded by the blocks in hand whatever the gallery.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
+
+from cgd.progress import progress
+from cgd.retrieval.vectors import to_single
+
+QUERIES_AT_ONCE = 512
+MOST_WORKERS = 8  # each holds a block or two
+BINS_PER_ROW, MOST_BINS = 0.25, 4096
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive `rows` of a gallery: `read` gives their vectors (M, D), half or single; `valid` (M,) or all."""
+
+    rows: range
+    read: Callable[[], np.ndarray]
+    valid: np.ndarray | None = None
+
+
+class Scorer(Protocol):
+    """Scores of a fixed list of queries; the higher, the nearer."""
+
+    count: int
+
+    def load(self, vectors: np.ndarray) -> Any:
+        """A block's vectors (M, D) as `scores` wants them; done once per block."""
+
+    def scores(self, loaded: Any, queries: slice) -> np.ndarray:
+        """Scores (Q', M) of some queries with a block."""
+
+
+class DotProducts:
+    """Inner products of queries (Q, D) in single precision on the CPU."""
+
+    def __init__(self, queries: np.ndarray) -> None:
+        self.queries = np.ascontiguousarray(queries, np.float32)
+        self.count = len(queries)
+
+    def load(self, vectors: np.ndarray) -> np.ndarray:
+        return to_single(vectors)
+
+    def scores(self, loaded: np.ndarray, queries: slice) -> np.ndarray:
+        found: np.ndarray = self.queries[queries] @ loaded.T
+        return found
+
+
+class _Given:
+    """Scores (Q, G) that are known already."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def load(self, vectors: np.ndarray) -> np.ndarray:
+        return vectors
+
+    def scores(self, loaded: np.ndarray, queries: slice) -> np.ndarray:
+        return loaded[queries]
 
 
 def exact_ranks(
-    scores: np.ndarray,
-    positives: Sequence[np.ndarray],
-    ignored: Sequence[np.ndarray],
-    above: Sequence[np.ndarray] | None = None,
+    scores: np.ndarray, positives: Sequence[np.ndarray], ignored: Sequence[np.ndarray], columns: int | None = None
 ) -> list[np.ndarray]:
-    """Sorted 0-based ranks of each query's `positives` after its `ignored` images are taken out.
+    """Sorted 0-based ranks of each query's `positives` among `scores` (Q, G) once its `ignored` images are taken out.
 
-    `scores` (Q, G); `above` (per query, aligned with `positives`) counts distractors ranked before each.
+    `columns` at a time, where the gallery is to be looked at in blocks.
     """
-    ranks = []
-    for query, (wanted, junk) in enumerate(zip(positives, ignored, strict=True)):
-        place = np.empty(scores.shape[1], np.int64)
-        place[np.argsort(-scores[query], kind="stable")] = np.arange(scores.shape[1])
-        before = (np.sort(place[junk])[None, :] < place[wanted][:, None]).sum(axis=1)
-        found = place[wanted] - before
-        ranks.append(np.sort(found if above is None else found + above[query]))
-    return ranks
+    step = max(1, columns or scores.shape[1])
+    blocks = [
+        Block(rows, lambda r=rows: scores[:, r.start : r.stop])  # type: ignore[misc]
+        for start in range(0, scores.shape[1], step)
+        for rows in [range(start, min(start + step, scores.shape[1]))]
+    ]
+    wanted = [np.union1d(p, i) for p, i in zip(positives, ignored, strict=True)]
+    above = count_above(_Given(len(scores)), blocks, wanted, workers=1)
+    return [ranks_of(*each) for each in zip(wanted, above, positives, ignored, strict=True)]
+
+
+def ranks_of(wanted: np.ndarray, above: np.ndarray, positives: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """Sorted ranks of `positives` without `ignored`; both are among `wanted`, sorted, each with its number `above`."""
+    found = np.sort(above[np.searchsorted(wanted, positives)])
+    return found - np.searchsorted(np.sort(above[np.searchsorted(wanted, ignored)]), found)
 
 
 def count_above(
-    scores: np.ndarray, positives: Sequence[np.ndarray], distractors: Iterable[np.ndarray]
+    scorer: Scorer, blocks: Sequence[Block], wanted: Sequence[np.ndarray], *, workers: int | None = None, what: str = ""
 ) -> list[np.ndarray]:
-    """How many distractors score strictly above each positive of each query.
+    """How many images of the whole gallery come before each of a query's `wanted` rows.
 
-    `scores` (Q, G) are those of the gallery, `distractors` yields blocks (Q, M). Distractors stand behind the
-    gallery, so a tie is the gallery's; they are counted and never ranked, whatever their number.
+    Reads the blocks that hold wanted rows once for their scores, then every block once to count. Every block is
+    scored by one thread, so the numbers depend neither on `workers` nor on the machine's cores. Images that are not
+    valid come last and are counted nowhere.
     """
-    order = [np.argsort(scores[q, p], kind="stable") for q, p in enumerate(positives)]
-    levels = [scores[q, p][o] for q, (p, o) in enumerate(zip(positives, order, strict=True))]
-    counts = [np.zeros(len(p), np.int64) for p in positives]
-    for block in distractors:
-        for q, level in enumerate(levels):
-            if len(level):
-                # A distractor beats the levels strictly below it.
-                beaten = np.bincount(np.searchsorted(level, block[q], side="left"), minlength=len(level) + 1)
-                counts[q] += beaten[::-1].cumsum()[::-1][1:]
-    above = []
-    for o, count in zip(order, counts, strict=True):
-        back = np.empty_like(count)
-        back[o] = count
-        above.append(back)
-    return above
+    levels = _levels(scorer, blocks, wanted, workers)
+    totals = [np.zeros(len(level.values), np.int64) for level in levels]
+
+    def count(block: Block) -> list[np.ndarray]:
+        return [
+            level.count(row, block.rows)
+            for queries, scores in _scored(scorer, block)
+            for level, row in zip(levels[queries], _pinned(scores, levels[queries], block), strict=True)
+        ]
+
+    for counts in _over(blocks, count, workers, what):
+        for total, found in zip(totals, counts, strict=True):
+            total += found
+    return [level.in_given_order(total) for level, total in zip(levels, totals, strict=True)]
+
+
+def nearest(
+    scorer: Scorer, blocks: Sequence[Block], k: int, *, workers: int | None = None, what: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (Q, k) and rows (Q, k) int64 of the nearest images in order; -inf and -1 where there are fewer."""
+
+    def best(block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
+        first = block.rows.start
+        return [_top(row, np.arange(first, first + len(row)), k) for _, s in _scored(scorer, block) for row in s]
+
+    scores = np.full((scorer.count, k), -np.inf, np.float32)
+    rows = np.full((scorer.count, k), -1, np.int64)
+    for found in _over(blocks, best, workers, what):
+        for query, (values, where) in enumerate(found):
+            known = rows[query] >= 0
+            both = np.concatenate([scores[query][known], values]), np.concatenate([rows[query][known], where])
+            top, chosen = _top(*both, k)
+            scores[query, : len(top)], rows[query, : len(top)] = top, chosen
+    return scores, rows
+
+
+def _top(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k highest of `scores` with their `rows` (ascending where scores tie), in order."""
+    if len(scores) > k:
+        kept = np.flatnonzero(scores >= np.partition(scores, -k)[-k])  # with all that tie with the last
+        scores, rows = scores[kept], rows[kept]
+    order = np.argsort(-scores, kind="stable")[:k]
+    order = order[scores[order] > -np.inf]
+    return scores[order], rows[order]
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """The wanted images of one query by ascending score: `values` and `rows` (n,); `order` leads from as given."""
+
+    values: np.ndarray
+    rows: np.ndarray
+    order: np.ndarray
+
+    def in_given_order(self, counts: np.ndarray) -> np.ndarray:
+        back = np.empty_like(counts)
+        back[self.order] = counts
+        return back
+
+    def count(self, scores: np.ndarray, rows: range) -> np.ndarray:
+        """How many of a block's `scores` (M,) come before each level.
+
+        A histogram decides most without a comparison: bins rise with scores, so an image in a higher bin than a
+        level's is above it. Those that share a bin with a level are sorted.
+        """
+        if not len(self.values):
+            return np.zeros(0, np.int64)
+        bins = max(1, min(MOST_BINS, int(len(scores) * BINS_PER_ROW)))
+        low, high = self.values[0], self.values[-1]
+        scale = scores.dtype.type(bins / max(float(high) - float(low), 1e-30))
+        place = _bins(scores, low, scale, bins)
+        own = _bins(self.values, low, scale, bins)
+        shared = np.zeros(bins + 2, bool)
+        shared[own] = True
+        histogram = np.bincount(place, minlength=bins + 2)
+        histogram[shared] = 0
+        higher = histogram[::-1].cumsum()[::-1]
+        chosen = np.flatnonzero(shared[place])
+        close = scores[chosen]
+        order = np.argsort(close, kind="stable")
+        close = close[order]
+        after = np.searchsorted(close, self.values, side="right")
+        counts: np.ndarray = higher[own] + len(close) - after
+        if rows.start <= self.rows.max():  # otherwise all that tie come later
+            before = np.searchsorted(close, self.values, side="left")
+            for level in np.flatnonzero(after > before):
+                equal = chosen[order[before[level] : after[level]]]  # ascending: the sort is stable
+                counts[level] += np.searchsorted(equal, self.rows[level] - rows.start)
+        return counts
+
+
+def _bins(scores: np.ndarray, low: Any, scale: Any, bins: int) -> np.ndarray:
+    """Which bin a score falls into: 0 below `low`, `bins` + 1 at most; never falls as scores rise."""
+    with np.errstate(over="ignore"):
+        place = (scores - low) * scale
+    place += 1
+    np.clip(place, 0, bins + 1, out=place)
+    return place.astype(np.intp)
+
+
+def _levels(
+    scorer: Scorer, blocks: Sequence[Block], wanted: Sequence[np.ndarray], workers: int | None
+) -> list[_Levels]:
+    """The scores of each query's wanted rows."""
+    asked = np.unique(np.concatenate(wanted)) if wanted else np.zeros(0, np.int64)
+    holding = [b for b in blocks if np.searchsorted(asked, b.rows.start) < np.searchsorted(asked, b.rows.stop)]
+
+    def look(block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
+        found = []
+        for queries, scores in _scored(scorer, block):
+            for row, rows in zip(scores, wanted[queries], strict=True):
+                here = np.flatnonzero((rows >= block.rows.start) & (rows < block.rows.stop))
+                found.append((here, row[rows[here] - block.rows.start]))
+        return found
+
+    values: list[np.ndarray] = [np.empty(len(w), np.float64) for w in wanted]
+    dtype = np.dtype(np.float32)
+    for found in _over(holding, look, workers, ""):
+        for value, (here, scores) in zip(values, found, strict=True):
+            value[here], dtype = scores, scores.dtype  # single precision fits into double
+    levels = []
+    for value, rows in zip(values, wanted, strict=True):
+        order = np.argsort(value, kind="stable")
+        levels.append(_Levels(value[order].astype(dtype), rows[order], order))
+    return levels
+
+
+def _pinned(scores: np.ndarray, levels: Sequence[_Levels], block: Block) -> Iterator[np.ndarray]:
+    """Rows of `scores` with the wanted images' own as first seen, should a device give other bits the second time."""
+    for row, level in zip(scores, levels, strict=True):
+        here = (level.rows >= block.rows.start) & (level.rows < block.rows.stop)
+        row[level.rows[here] - block.rows.start] = level.values[here]
+        yield row
+
+
+def _scored(scorer: Scorer, block: Block) -> Iterator[tuple[slice, np.ndarray]]:
+    """Some queries after others, and their scores (Q', M) with a block; -inf where an image is not valid."""
+    loaded = scorer.load(block.read())
+    for start in range(0, scorer.count, QUERIES_AT_ONCE):
+        queries = slice(start, min(start + QUERIES_AT_ONCE, scorer.count))
+        scores = scorer.scores(loaded, queries)
+        if block.valid is not None and not block.valid.all():
+            scores = np.where(block.valid, scores, -np.inf).astype(scores.dtype)
+        yield queries, scores
+
+
+def _over(blocks: Sequence[Block], work: Callable[[Block], T], workers: int | None, what: str) -> Iterator[T]:
+    """`work` of every block in order, several at once, each with one thread for its products."""
+    count = min(workers or available_cores(), MOST_WORKERS, max(1, len(blocks)))
+    bar: Any = progress(sum(len(b.rows) for b in blocks), what) if what else contextlib.nullcontext()
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(count) as pool, bar:
+        try:
+            for block, result in zip(blocks, pool.map(work, blocks), strict=True):
+                if what:
+                    bar.update(len(block.rows))
+                yield result
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,22 +1,29 @@
-"""Unit descriptors from stored embeddings, and the scores of queries with them: arrays only, no torch."""
+"""Descriptors: one unit vector per image, made once from stored embeddings and searched ever after; no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from cgd import registry
+from cgd.errors import InputError
 from cgd.methods.cgd import fuse_vectors
+from cgd.progress import progress
+from cgd.retrieval.search import Block
 from cgd.retrieval.vectors import combine_scales, l2
 from cgd.retrieval.whitening import whiten
 from cgd.stages.fuse import read_codebook
 from cgd.stages.whiten import read_whitening
+from cgd.store.artifact import Artifact
 from cgd.store.feature_store import FeatureStore
-from cgd.types import Key, Whitening
+from cgd.store.keys import Identity, identify
+from cgd.types import Key, title_of
 
-RANDOM_BLOCK = 65_536
+VERSION = 1
+RANDOM_BLOCK = 16_384
 
 
 @dataclass(frozen=True)
@@ -53,84 +60,201 @@ class RandomDistractors:
     seed: int = 0
 
 
-def descriptors(
-    store: FeatureStore, keys: Sequence[Key | Fused], whitenings: Sequence[Whitening | None]
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Unit descriptors (N, D_k) float32 of each member, and (N,) which images all of them could read."""
-    found, valid = [], []
-    for key, whitening in zip(keys, whitenings, strict=True):
-        blocks = list(_blocks(store, key, whitening))
-        found.append(np.concatenate([v for v, _ in blocks]))
-        valid.append(np.concatenate([ok for _, ok in blocks]))
-    return found, np.logical_and.reduce(valid)
+@dataclass(frozen=True)
+class Vectors:
+    """Unit vectors (N, dim) of one image list: `read` gives those of some rows, `valid` (N,) which images have one.
+
+    Reading is cheapest in `parts`, the shards they are stored in.
+    """
+
+    dim: int
+    valid: np.ndarray
+    parts: Sequence[range]
+    read: Callable[[range], np.ndarray]
 
 
-def _blocks(
-    store: FeatureStore, key: Key | Fused, whitening: Whitening | None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Shard by shard: unit descriptors (M, D) float32, zero where invalid, and (M,) valid."""
-    if isinstance(key, Fused):
-        yield from _fused_blocks(store, key)
-        return
+def describe(store: FeatureStore, images: Key | Fused, whitening: Key | None) -> Key:
+    """The stored descriptors of some images, half precision; made shard by shard where they are missing."""
+    identity = _identity(store, images, whitening)
+    if store.is_sealed(identity.key):
+        return identity.key
+    vectors, ids = computed(store, images, whitening), store.get(keys_of(images)[0]).read("ids")
+    shapes = {"ids": ids.shape, "vectors": (len(ids), vectors.dim), "valid": ids.shape}
+    writer = store.writer(identity, shapes)
+    with progress(len(ids), f"descriptors {identity.key.label}") as bar:
+        for shard in writer.missing():
+            rows = writer.shard_range(shard)
+            part = slice(rows.start, rows.stop)
+            half = vectors.read(rows).astype(np.float16)
+            half[~vectors.valid[part]] = np.nan
+            writer.write(shard, {"ids": ids[part], "vectors": half, "valid": vectors.valid[part]})
+            bar.update(len(rows))
+    writer.seal()
+    return identity.key
+
+
+def stored(store: FeatureStore, key: Key) -> Vectors:
+    """Descriptors as `describe` kept them, half precision."""
     artifact = store.get(key)
-    combine = artifact.attributes["input"]["combine"]
-    for _, (vectors, valid) in artifact.blocks("vectors", "valid"):
-        known = np.where(valid[:, None, None], vectors, 0).astype(np.float64)
-        joined = combine_scales(known, combine) if whitening is None else whiten(known, whitening, combine)
-        yield (l2(joined) * valid[:, None]).astype(np.float32), valid
+    valid = artifact.read("valid")
+
+    def read(rows: range) -> np.ndarray:
+        return _known(_rows(artifact, rows), valid[rows.start : rows.stop])
+
+    return Vectors(artifact.shape("vectors")[1], valid, _parts(artifact), read)
 
 
-def _fused_blocks(store: FeatureStore, fused: Fused) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """As `_blocks`: every teacher whitened as in training, fused, l2-normalised."""
+def computed(store: FeatureStore, images: Key | Fused, whitening: Key | None) -> Vectors:
+    """Descriptors straight from embeddings, single precision; zero where an image is not valid."""
+    if isinstance(images, Fused):
+        artifacts, valid, make = _fused(store, images)
+    else:
+        artifacts, valid, make = _single(store, images, whitening)
+
+    def read(rows: range) -> np.ndarray:
+        known = valid[rows.start : rows.stop]
+        raw = [_known(_rows(a, rows), known).astype(np.float64) for a in artifacts]
+        unit = (l2(make(raw)) * known[:, None]).astype(np.float32)
+        if not np.isfinite(unit).all():
+            row = rows[int(np.argmin(np.isfinite(unit).all(axis=1)))]
+            name = artifacts[0].read("ids")[row]
+            raise InputError(
+                f"{artifacts[0].key} holds numbers that are none (NaN or infinite) for the image '{name}': "
+                "extract again with weights and a precision that give finite descriptors."
+            )
+        return unit
+
+    return Vectors(read(range(1)).shape[1], valid, _parts(artifacts[0]), read)
+
+
+Make = Callable[[list[np.ndarray]], np.ndarray]
+
+
+def _single(store: FeatureStore, key: Key, whitening: Key | None) -> tuple[list[Artifact], np.ndarray, Make]:
+    artifact = store.get(key)
+    rule = artifact.attributes["input"]["combine"]
+    fitted = None if whitening is None else read_whitening(store, whitening)
+
+    def make(raw: list[np.ndarray]) -> np.ndarray:
+        return combine_scales(raw[0], rule) if fitted is None else whiten(raw[0], fitted, rule)
+
+    return [artifact], artifact.read("valid"), make
+
+
+def _fused(store: FeatureStore, fused: Fused) -> tuple[list[Artifact], np.ndarray, Make]:
+    """Every teacher whitened as in training, and fused."""
     artifacts = [store.get(key) for key in fused.teachers]
     whitenings = [read_whitening(store, key) for key in fused.whitenings]
     fusion, codebook = registry.find("cgd.fusion", fused.fusion), read_codebook(store, fused.codebook)
-    for shard in range(artifacts[0].shard_count):
-        rows = np.array(artifacts[0].shard_range(shard))
-        valid = np.logical_and.reduce([a.gather("valid", rows) for a in artifacts])
-        vectors = [
-            whiten(np.where(valid[:, None, None], a.gather("vectors", rows), 0), w, a.attributes["input"]["combine"])
-            for a, w in zip(artifacts, whitenings, strict=True)
-        ]
+
+    def make(raw: list[np.ndarray]) -> np.ndarray:
+        rules = [a.attributes["input"]["combine"] for a in artifacts]
+        vectors = [whiten(r, w, rule) for r, w, rule in zip(raw, whitenings, rules, strict=True)]
         joined, _, _ = fuse_vectors(vectors, codebook, fusion, np.random.default_rng(0))
-        yield (l2(joined) * valid[:, None]).astype(np.float32), valid
+        return joined
+
+    return artifacts, np.logical_and.reduce([a.read("valid") for a in artifacts]), make
 
 
-def similarity(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean over members of the cosines, (Q, G) float32."""
-    total: np.ndarray = queries[0] @ gallery[0].T
-    for q, g in zip(queries[1:], gallery[1:], strict=True):
-        total = total + q @ g.T
-    return total / len(queries)
+def _identity(store: FeatureStore, images: Key | Fused, whitening: Key | None) -> Identity:
+    first = store.get(keys_of(images)[0])
+    of = first.settings
+    settings = {"dataset": of["dataset"], "split": of["split"], "ids": of["ids"]}
+    if isinstance(images, Fused):
+        settings |= {"fusion": images.fusion}
+        how = ["fused"]
+    else:
+        how = [first.attributes["label"], *(["whitened"] if whitening else [])]
+    inputs = [*keys_of(images), *([whitening] if whitening else [])]
+    return identify("descriptors", [title_of(of["dataset"], of["split"]), *how], VERSION, settings, inputs)
 
 
-@dataclass
-class DistractorCount:
-    """How many were searched and how many could not be read."""
+@dataclass(frozen=True)
+class Gallery:
+    """Image sets one after the other, then drawn distractors, cut into `blocks` for `retrieval.search`.
 
-    valid: int = 0
-    invalid: int = 0
+    A set has the `Vectors` of every member; the product of joined vectors is the mean of the members' cosines.
+    `keys` are the stored descriptors, none where vectors are computed.
+    """
+
+    sets: Sequence[Sequence[Vectors]]
+    blocks: Sequence[Block]
+    keys: Sequence[Key]
+
+    @property
+    def size(self) -> int:
+        return self.blocks[-1].rows.stop
 
 
-def distractor_scores(
-    store: FeatureStore,
-    queries: Sequence[np.ndarray],
-    members: Sequence[Member],
-    whitenings: Sequence[Whitening | None],
-    random: RandomDistractors | None,
-    counts: DistractorCount,
-) -> Iterator[np.ndarray]:
-    """Blocks (Q, M) of the queries' scores with every distractor set; unreadable distractors are left out."""
-    for number in range(len(members[0].distractors)):
-        streams = [_blocks(store, m.distractors[number], w) for m, w in zip(members, whitenings, strict=True)]
-        for parts in zip(*streams, strict=True):
-            valid = np.logical_and.reduce([ok for _, ok in parts])
-            counts.valid += int(valid.sum())
-            counts.invalid += int((~valid).sum())
-            yield similarity(queries, [v[valid] for v, _ in parts])
+def open_gallery(
+    store: FeatureStore, members: Sequence[Member], precision: str, random: RandomDistractors | None = None
+) -> Gallery:
+    """What queries are searched in: descriptors made where they are missing (`half`), or computed on the fly."""
+    sets: list[list[Vectors]] = []
+    keys: list[Key] = []
+    for number in range(1 + len(members[0].distractors)):
+        vectors = []
+        for member in members:
+            images = (member.gallery, *member.distractors)[number]
+            if precision == "half":
+                keys.append(describe(store, images, member.whitening))
+                vectors.append(stored(store, keys[-1]))
+            else:
+                vectors.append(computed(store, images, member.whitening))
+        sets.append(vectors)
+    return Gallery(sets, _blocks(sets, random), keys)
+
+
+def _blocks(sets: Sequence[Sequence[Vectors]], random: RandomDistractors | None) -> list[Block]:
+    found: list[Block] = []
+    end = 0
+    for members in sets:
+        valid = np.logical_and.reduce([m.valid for m in members])
+        for part in members[0].parts:
+            rows = range(end + part.start, end + part.stop)
+            found.append(Block(rows, partial(_read_joined, members, part), valid[part.start : part.stop]))
+        end += len(valid)
     if random is not None:
-        generator = np.random.default_rng(random.seed)
+        dims = [m.dim for m in sets[0]]
         for start in range(0, random.count, RANDOM_BLOCK):
-            rows = min(RANDOM_BLOCK, random.count - start)
-            counts.valid += rows
-            yield similarity(queries, [l2(generator.standard_normal((rows, q.shape[1]), np.float32)) for q in queries])
+            rows = range(end + start, end + min(start + RANDOM_BLOCK, random.count))
+            found.append(Block(rows, partial(_drawn, random, rows, dims)))
+    return found
+
+
+def join(vectors: Sequence[np.ndarray]) -> np.ndarray:
+    """Unit vectors of K members as one (M, sum of D_k) of unit length."""
+    if len(vectors) == 1:
+        return vectors[0]
+    joined: np.ndarray = np.concatenate([v.astype(np.float32) for v in vectors], axis=1) / np.sqrt(
+        np.float32(len(vectors))
+    )
+    return joined
+
+
+def _read_joined(members: Sequence[Vectors], part: range) -> np.ndarray:
+    return join([member.read(part) for member in members])
+
+
+def _drawn(random: RandomDistractors, rows: range, dims: Sequence[int]) -> np.ndarray:
+    generator = np.random.default_rng([random.seed, rows.start])
+    return join([l2(generator.standard_normal((len(rows), dim), np.float32)) for dim in dims])
+
+
+def _parts(artifact: Artifact) -> list[range]:
+    return [artifact.shard_range(shard) for shard in range(artifact.shard_count)]
+
+
+def _rows(artifact: Artifact, rows: range) -> np.ndarray:
+    """Some rows of the vectors; a whole shard as it is read."""
+    shard = rows.start // artifact.shard_rows
+    if artifact.shard_range(shard) == rows:
+        return artifact.read_shard("vectors", shard)
+    return artifact.gather("vectors", np.array(rows))
+
+
+def _known(vectors: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """`vectors` with zeros where an image is not valid."""
+    if valid.all():
+        return vectors
+    return np.where(valid.reshape(-1, *[1] * (vectors.ndim - 1)), vectors, 0).astype(vectors.dtype)

@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cgd.config import EvaluateConfig
+from cgd.config import EvaluateConfig, IndexConfig
 from cgd.data.datasets import label_truth
 from cgd.errors import InputError
 from cgd.retrieval.metrics import PROTOCOLS, relevance, score
-from cgd.retrieval.search import count_above, exact_ranks
+from cgd.retrieval.search import DotProducts, Scorer, count_above, nearest, ranks_of
 from cgd.stages.descriptors import (
-    DistractorCount,
     Fused,
+    Gallery,
     Member,
     RandomDistractors,
-    descriptors,
-    distractor_scores,
+    Vectors,
+    computed,
+    join,
     keys_of,
-    similarity,
+    open_gallery,
 )
 from cgd.stages.images import store_images
-from cgd.stages.whiten import read_whitening
 from cgd.store.feature_store import FeatureStore
-from cgd.store.keys import canonical, identify, sha256
+from cgd.store.keys import canonical, identify, ids_digest, sha256
 from cgd.types import Benchmark, GroundTruth, Key, Score
 
-VERSION = 1
-QUERY_BLOCK = 512
-SCORE = "score.json"
+log = logging.getLogger(__name__)
+VERSION = 2  # 1: descriptors in single precision
+MEASURED = ("seconds", "peak_rss_mb", "index")
 
 
 def evaluate(
@@ -45,111 +47,208 @@ def evaluate(
     members: Sequence[Member],
     queries_cropped: bool | None,
     config: EvaluateConfig,
+    index: IndexConfig = IndexConfig(),  # noqa: B008 (frozen)
     random: RandomDistractors | None = None,
+    scorer: Callable[[np.ndarray], Scorer] = DotProducts,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Score one model: a single member, or an ensemble by the mean of its members' cosines.
 
-    Exact search in the embeddings of the store, without torch; the result is kept as a `scores` artifact and
-    returned as the JSON object of `cgd evaluate --json` (percentages with full precision). `queries_cropped` is
-    None where the benchmark has no boxes.
+    Searches the descriptors of the store, without torch unless the `scorer` of the queries (Q, D) brings it; the
+    result is kept as a `scores` artifact and returned as the JSON object of `cgd evaluate --json` (percentages with
+    full precision). `queries_cropped` is None where the benchmark has no boxes.
     """
+    _refuse_empty(benchmark)
+    _refuse_others(store, benchmark, members)
     store_images(store, benchmark.gallery)
     store_images(store, benchmark.queries)
     truth = benchmark.truth or label_truth(benchmark.gallery, benchmark.queries, benchmark.leave_one_out)
-    protocols = PROTOCOLS if benchmark.truth else ("labels",)
-    card = _card(store, benchmark, members, queries_cropped, config, random)
+    card = _card(store, benchmark, members, queries_cropped, config, index, random)
     inputs = [k for m in members for k in (*_artifacts(m), *([m.whitening] if m.whitening else []))]
     identity = identify(
         "scores", [benchmark.name, model], VERSION, {"card": card, "truth": _truth_digest(truth)}, inputs
     )
     if not store.is_sealed(identity.key):
-        result, scores = _score(store, benchmark, model, members, truth, protocols, card, config, random)
+        job = _Job(store, benchmark, model, members, truth, card, config, index, random, scorer, workers)
+        result, scores = _score(job)
         arrays = {
             "queries": np.array(benchmark.queries.ids, dtype=object),
             "average_precision": np.stack([s.average_precision for s in scores]),
         }
-        notes = {name: result.pop(name) for name in ("seconds", "peak_rss_mb")}
+        notes = {name: result.pop(name) for name in MEASURED if name in result}
         store.write_whole(identity, arrays, attributes={"model": model, "result": result}, notes=notes)
     known = store.provenance(identity.key)  # a copied store may have none
     last = known[-1] if known else {}
-    measured = {"seconds": last.get("seconds", {}), "peak_rss_mb": last.get("peak_rss_mb")}
-    return {**store.get(identity.key).attributes["result"], **measured, "key": str(identity.key)}
+    measured = {"seconds": {}, "peak_rss_mb": None} | {name: last[name] for name in MEASURED if name in last}
+    result = store.get(identity.key).attributes["result"]
+    _tell_without_positives(result)
+    return {**result, **measured, "key": str(identity.key)}
 
 
-def _score(
-    store: FeatureStore,
-    benchmark: Benchmark,
-    model: str,
-    members: Sequence[Member],
-    truth: GroundTruth,
-    protocols: Sequence[str],
-    card: Mapping[str, Any],
-    config: EvaluateConfig,
-    random: RandomDistractors | None,
-) -> tuple[dict[str, Any], list[Score]]:
+@dataclass(frozen=True)
+class _Job:
+    """All that a score is made of."""
+
+    store: FeatureStore
+    benchmark: Benchmark
+    model: str
+    members: Sequence[Member]
+    truth: GroundTruth
+    card: Mapping[str, Any]
+    config: EvaluateConfig
+    index: IndexConfig
+    random: RandomDistractors | None
+    scorer: Callable[[np.ndarray], Scorer]
+    workers: int | None
+
+    @property
+    def protocols(self) -> Sequence[str]:
+        return PROTOCOLS if self.benchmark.truth else ("labels",)
+
+
+def _score(job: _Job) -> tuple[dict[str, Any], list[Score]]:
     started = time.perf_counter()
-    whitenings = [read_whitening(store, m.whitening) if m.whitening else None for m in members]
-    gallery, present = descriptors(store, [m.gallery for m in members], whitenings)
-    queries, readable = descriptors(store, [m.queries for m in members], whitenings)
-    _refuse_invalid(benchmark, truth, present, readable)
-    wanted = {p: _protocol(truth, p) for p in protocols}
-    ranks: dict[str, list[np.ndarray]] = {p: [] for p in protocols}
-    counts = DistractorCount()
-    for start in range(0, len(benchmark.queries), QUERY_BLOCK):
-        block = slice(start, start + QUERY_BLOCK)
-        part = [q[block] for q in queries]
-        scores = similarity(part, gallery)  # (Q', G)
-        scores[:, ~present] = -np.inf  # an unreadable gallery image is never found
-        relevant = [np.concatenate(r) for r in zip(truth.easy[block], truth.hard[block], strict=True)]
-        counts = DistractorCount()
-        above = count_above(scores, relevant, distractor_scores(store, part, members, whitenings, random, counts))
-        for protocol, (positives, ignored) in wanted.items():
-            chosen = [_pick(a, r, p) for a, r, p in zip(above, relevant, positives[block], strict=True)]
-            ranks[protocol] += exact_ranks(scores, positives[block], ignored[block], chosen)
+    gallery = open_gallery(job.store, job.members, job.config.descriptors, job.random)
+    query_vectors = [computed(job.store, m.queries, m.whitening) for m in job.members]
+    _refuse_invalid(job, gallery.sets[0], query_vectors)
+    queries = join([v.read(range(len(v.valid))) for v in query_vectors])
+    described = time.perf_counter()
+    wanted = {p: relevance(job.truth, "medium" if p == "labels" else p) for p in job.protocols}
+    measured: dict[str, Any]
+    if job.config.index == "exact":
+        ranks, measured = _exact_ranks(job, queries, gallery, wanted), {}
+    else:
+        ranks, measured = _found_ranks(job, queries, gallery, wanted)
     searched = time.perf_counter()
-    results = [score(p, ranks[p], wanted[p][0], config.ap) for p in protocols]
+    results = [score(p, ranks[p], wanted[p][0], job.config.ap) for p in job.protocols]
     finished = time.perf_counter()
+    counts = [np.logical_and.reduce([v.valid for v in members]) for members in gallery.sets]
+    random = job.random.count if job.random else 0
     result = {
-        "benchmark": benchmark.name,
-        "model": model,
-        "mode": card.get("mode", "symmetric"),
-        "queries": len(benchmark.queries),
-        "gallery": len(benchmark.gallery),
-        "distractors": counts.valid,
-        "invalid_distractors": counts.invalid,
-        "invalid_gallery": int((~present).sum()),
-        "card": card,
+        "benchmark": job.benchmark.name,
+        "model": job.model,
+        "mode": job.card.get("mode", "symmetric"),
+        "queries": len(job.benchmark.queries),
+        "gallery": len(job.benchmark.gallery),
+        "distractors": sum(int(valid.sum()) for valid in counts[1:]) + random,
+        "invalid_distractors": sum(int((~valid).sum()) for valid in counts[1:]),
+        "invalid_gallery": int((~counts[0]).sum()),
+        "card": job.card,
         "protocols": {s.protocol: _percentages(s) for s in results},
-        "seconds": {"search": searched - started, "score": finished - searched},
+        "seconds": {
+            "describe": described - started, "search": searched - described, "score": finished - searched
+        },
         "peak_rss_mb": _peak_rss_mb(),
-    }
+        **measured,
+    }  # fmt: skip
     return result, results
 
 
-def _protocol(truth: GroundTruth, protocol: str) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
-    return relevance(truth, "medium" if protocol == "labels" else protocol)
+Ranks = dict[str, list[np.ndarray]]
+Wanted = Mapping[str, tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]
 
 
-def _pick(above: np.ndarray, relevant: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """The entries of `above` (aligned with `relevant`) that belong to `positives`."""
-    order = np.argsort(relevant, kind="stable")
-    return above[order[np.searchsorted(relevant[order], positives)]]
+def _exact_ranks(job: _Job, queries: np.ndarray, gallery: Gallery, wanted: Wanted) -> Ranks:
+    """Ranks of all positives: every image of the gallery is compared with them, whatever the number of protocols."""
+    truth = job.truth
+    chosen = [np.unique(np.concatenate(parts)) for parts in zip(truth.easy, truth.hard, truth.junk, strict=True)]
+    above = count_above(
+        job.scorer(queries), gallery.blocks, chosen, workers=job.workers, what=f"scoring {job.model}"[:40]
+    )
+    return {
+        protocol: [ranks_of(*each) for each in zip(chosen, above, positives, ignored, strict=True)]
+        for protocol, (positives, ignored) in wanted.items()
+    }
 
 
-def _refuse_invalid(benchmark: Benchmark, truth: GroundTruth, present: np.ndarray, readable: np.ndarray) -> None:
+def _found_ranks(job: _Job, queries: np.ndarray, gallery: Gallery, wanted: Wanted) -> tuple[Ranks, dict[str, Any]]:
+    """Ranks of the positives that an approximate index finds, and how well and how fast it finds what is near."""
+    from cgd.stages.index import open_index  # FAISS only where it is asked for
+
+    if not gallery.keys:
+        raise InputError("an approximate index is built from stored descriptors: leave evaluate.descriptors at half.")
+    config, k = job.config, min(job.config.k, gallery.size)
+    drawn = {"random": dataclasses.asdict(job.random)} if job.random else {}
+    started = time.perf_counter()
+    index = open_index(
+        store=job.store,
+        kind=config.index,
+        descriptors=gallery.keys,
+        gallery=gallery.blocks,
+        dim=queries.shape[1],
+        config=job.index,
+        title=[job.benchmark.name, job.model],
+        extra=drawn,
+    )
+    opened = time.perf_counter()
+    _, found = index.search(queries, k)
+    searched = time.perf_counter()
+    _, exact = nearest(job.scorer(queries), gallery.blocks, k, workers=job.workers, what="exact, to compare")
+    ranks: Ranks = {p: [] for p in wanted}
+    for protocol, parts in wanted.items():
+        for rows, positives, ignored in zip(found, *parts, strict=True):
+            left = rows[(rows >= 0) & ~np.isin(rows, ignored)]
+            ranks[protocol].append(np.flatnonzero(np.isin(left, positives)))
+    measured = {
+        **{f"recall@{n}": _overlap(found[:, :n], exact[:, :n]) for n in sorted({1, min(10, k), k})},
+        "queries_per_second": len(queries) / (searched - opened),
+        "bytes_per_vector": index.bytes_per_vector,
+        "seconds_to_open": opened - started,
+        "key": str(index.key) if index.key else None,
+    }
+    return ranks, {"index": measured}
+
+
+def _overlap(found: np.ndarray, exact: np.ndarray) -> float:
+    """Share of the exact nearest that were found, a mean over queries."""
+    shares = [np.isin(e[e >= 0], f).mean() for f, e in zip(found, exact, strict=True) if (e >= 0).any()]
+    return float(np.mean(shares)) if shares else float("nan")
+
+
+def _refuse_empty(benchmark: Benchmark) -> None:
+    for images in (benchmark.gallery, benchmark.queries):
+        if not len(images):
+            raise InputError(f"{images.title} of {benchmark.name} holds no image, so there is nothing to score.")
+
+
+def _refuse_others(store: FeatureStore, benchmark: Benchmark, members: Sequence[Member]) -> None:
+    """Vectors of another model, or of other images, give numbers that look like scores."""
+    for member in members:
+        if isinstance(member.gallery, Fused):
+            continue
+        gallery, queries = store.get(member.gallery), store.get(member.queries)
+        for images, artifact in ((benchmark.gallery, gallery), (benchmark.queries, queries)):
+            if artifact.settings["ids"] != ids_digest(images):
+                raise InputError(f"{artifact.key} holds other images than {images.title}: extract these first.")
+        for key in (member.queries, *(d for d in member.distractors if isinstance(d, Key))):
+            other = store.get(key)
+            if other.settings["encoder"] != gallery.settings["encoder"]:
+                raise InputError(
+                    f"{key} is of another model than the gallery {gallery.key}: extract both with the same one."
+                )
+
+
+def _refuse_invalid(job: _Job, gallery: Sequence[Vectors], queries: Sequence[Vectors]) -> None:
     """A query or positive that cannot be read makes a score meaningless."""
+    benchmark = job.benchmark
+    present, readable = (np.logical_and.reduce([v.valid for v in vectors]) for vectors in (gallery, queries))
+    mend = "cannot be decoded: restore it, then extract under another --name."
     if not readable.all():
         name = benchmark.queries.ids[int(np.argmin(readable))]
-        raise InputError(
-            f"the query '{name}' of {benchmark.name} cannot be decoded: restore it, then extract under another --name."
-        )
-    for positives in (*truth.easy, *truth.hard):
+        raise InputError(f"the query '{name}' of {benchmark.name} {mend}")
+    for positives in (*job.truth.easy, *job.truth.hard):
         if not present[positives].all():
             name = benchmark.gallery.ids[int(positives[np.argmin(present[positives])])]
-            raise InputError(
-                f"the positive '{name}' of {benchmark.name} cannot be decoded: "
-                "restore it, then extract under another --name."
-            )
+            raise InputError(f"the positive '{name}' of {benchmark.name} {mend}")
+
+
+def _tell_without_positives(result: Mapping[str, Any]) -> None:
+    for protocol, values in result["protocols"].items():
+        if left_out := result["queries"] - values["queries"]:
+            log.info(
+                "%s, %s: %d of %d queries have no positive and are left out",
+                result["benchmark"], protocol, left_out, result["queries"],
+            )  # fmt: skip
 
 
 def _card(
@@ -158,6 +257,7 @@ def _card(
     members: Sequence[Member],
     queries_cropped: bool | None,
     config: EvaluateConfig,
+    index: IndexConfig,
     random: RandomDistractors | None,
 ) -> dict[str, Any]:
     """Everything a reader needs to know what the score means."""
@@ -200,7 +300,10 @@ def _card(
         else ("label, leave-one-out" if benchmark.leave_one_out else "label"),
         "ap": config.ap,
         "ties": "score, then index",
-        "index": "exact",
+        "descriptors": {"half": "float16", "single": "float32"}[config.descriptors],
+        "index": "exact"
+        if config.index == "exact"
+        else {"kind": config.index, "k": config.k, **index.of(config.index)},
         "distractors": sets,
         "artifacts": [str(k) for m in members for k in _artifacts(m)],
     }

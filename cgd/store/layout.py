@@ -57,6 +57,8 @@ LAYOUT: Mapping[str, tuple[Array, ...]] = {
         Array("eigenvalues", ("dim",), "float64", _NAN),
     ),
     "whitened": (_IDS, Array("vectors", ("image", "dim"), "float16", _NAN), _VALID, _DIGESTS, _VIEWS),
+    "descriptors": (_IDS, Array("vectors", ("image", "dim"), "float16", _NAN), _VALID),
+    "indexes": (),  # files only: index.faiss, rows.npy, marks.npy
     "students": (),  # files only: model.safetensors, recipe.json, log.jsonl
     "codebooks": (
         Array("centroids", ("position", "anchor", "dim"), "float32", _NAN),
@@ -68,7 +70,7 @@ LAYOUT: Mapping[str, tuple[Array, ...]] = {
         Array("average_precision", ("protocol", "query"), "float64", _NAN),
     ),
 }
-ROWWISE = ("images", "embeddings", "whitened")  # kinds cut into shards of rows; the others are one shard
+ROWWISE = ("images", "embeddings", "whitened", "descriptors")  # kinds cut into shards of rows; the others are one shard
 
 # Below `.cgd`, out of Zarr's sight.
 RECEIPTS, SEALS, PROVENANCE = ".cgd/receipts", ".cgd/seals", ".cgd/provenance"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -64,22 +67,76 @@ def encode(metadata: bytes, shard: int, block: np.ndarray) -> bytes:
 
 
 def decode(metadata: bytes, shard: int, data: bytes) -> np.ndarray:
-    """The rows of shard number `shard`, read-only; text comes as Python strings in an object array."""
-    memory = {"zarr.json": _buffer(metadata)}
-    opened = zarr.open_array(MemoryStore(memory), mode="r")
-    memory[shard_path("", shard, opened.ndim).lstrip("/")] = _buffer(data)
-    rows = _rows(opened)
-    block = np.asarray(opened[shard * rows : (shard + 1) * rows])
-    if block.dtype.kind == "T":
-        block = block.astype(object)
+    """The rows of shard number `shard`, read-only; text comes as Python strings in an object array.
+
+    `data` has been compared with its SHA-256.
+    """
+    form = _form(metadata)
+    block = _decode_numbers(form, shard, data) if form.plain else _decode_by_zarr(metadata, form.rows, shard, data)
     block.flags.writeable = False
     return block
 
 
+def _decode_by_zarr(metadata: bytes, rows: int, shard: int, data: bytes) -> np.ndarray:
+    memory = {"zarr.json": _buffer(metadata)}
+    opened = zarr.open_array(MemoryStore(memory), mode="r")
+    memory[shard_path("", shard, opened.ndim).lstrip("/")] = _buffer(data)
+    block = np.asarray(opened[shard * rows : (shard + 1) * rows])
+    return block.astype(object) if block.dtype.kind == "T" else block
+
+
+def _decode_numbers(form: _Form, shard: int, data: bytes) -> np.ndarray:
+    """As Zarr decodes numbers, several times as fast: inner chunks in a row, each with a crc32c, found by the index.
+
+    The checksums are not looked at: the digest of the whole file was.
+    """
+    count = form.rows // form.inner
+    places = np.frombuffer(data, "<u8", 2 * count, len(data) - 16 * count - 4).reshape(count, 2)
+    block = np.full((min(form.rows, form.shape[0] - shard * form.rows), *form.shape[1:]), form.fill, form.dtype)
+    values = form.inner * prod(form.shape[1:])
+    for (offset, _), start in zip(places.tolist(), range(0, len(block), form.inner), strict=False):
+        if offset != _NO_CHUNK:
+            here = block[start : start + form.inner]
+            chunk = np.frombuffer(data, form.dtype, values, offset).reshape(form.inner, *form.shape[1:])
+            here[...] = chunk[: len(here)]
+    return block
+
+
+_NO_CHUNK = 2**64 - 1
+
+
 def shape_of(metadata: bytes) -> tuple[tuple[int, ...], int]:
     """Shape and rows per shard of an array."""
-    opened = zarr.open_array(MemoryStore({"zarr.json": _buffer(metadata)}), mode="r")
-    return opened.shape, _rows(opened)
+    form = _form(metadata)
+    return form.shape, form.rows
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How an array is cut: `rows` of a shard, `inner` rows of its chunks; `plain` if it holds nothing but numbers."""
+
+    shape: tuple[int, ...]
+    rows: int
+    inner: int
+    dtype: np.dtype[Any]
+    fill: Any
+    plain: bool
+
+
+@lru_cache(maxsize=256)
+def _form(metadata: bytes) -> _Form:
+    opened: Any = zarr.open_array(MemoryStore({"zarr.json": _buffer(metadata)}), mode="r")
+    codecs = [c.to_dict() for c in opened.metadata.codecs]
+    inner = codecs[0].get("configuration", {})
+    plain = (
+        [c["name"] for c in codecs] == ["sharding_indexed"]
+        and [c["name"] for c in inner["codecs"]] == ["bytes", "crc32c"]
+        and inner["index_location"] == "end"
+        and opened.dtype.kind in "fiub"
+        and opened.shards[1:] == opened.chunks[1:] == opened.shape[1:]
+        and opened.dtype.newbyteorder("<") == opened.dtype
+    )
+    return _Form(opened.shape, _rows(opened), opened.chunks[0], opened.dtype, opened.fill_value, plain)
 
 
 def _rows(opened: Any) -> int:

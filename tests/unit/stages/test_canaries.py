@@ -93,8 +93,8 @@ def test_a_network_that_ignores_boxes_is_not_asked_for_cropped_queries(
     benchmark = session.workspace.benchmark(f"manifest:{drawn / 'manifest.csv'}", "lm")
     sources = steps.teacher_sources(session, [f"{TEACHER}&query_crop=none"])
     with pytest.raises(ValueError, match=r"ignores the boxes of queries.*--queries full"):
-        scoring.evaluate(session, benchmark, sources, tiny_recipe.evaluate)
-    full = change(tiny_recipe, "evaluate", queries="full").evaluate
+        scoring.evaluate(session, benchmark, sources, tiny_recipe)
+    full = change(tiny_recipe, "evaluate", queries="full")
     assert scoring.evaluate(session, benchmark, sources, full)[0]["card"]["query_crop"] is False
 
 

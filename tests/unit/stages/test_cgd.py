@@ -20,7 +20,7 @@ from cgd.retrieval.vectors import l2
 from cgd.retrieval.whitening import whiten
 from cgd.stages import select
 from cgd.stages.codebook import fit_codebook
-from cgd.stages.descriptors import Fused, descriptors
+from cgd.stages.descriptors import Fused, computed
 from cgd.stages.fuse import gather_vectors, read_codebook
 from cgd.stages.whiten import read_whitening
 from cgd.types import Key
@@ -112,7 +112,8 @@ def test_a_galleries_vectors_are_fused_as_in_training(place: Place) -> None:
     (key,) = [k for k in store.find("codebooks", fusion="cgd-two", align=False) if store.get(k).settings["seed"] == 0]
     sources = [store.get(k).inputs for k in first_crops(place)]
     fused = Fused(tuple(s[0] for s in sources), tuple(s[1] for s in sources), "cgd-two", key)
-    (found,), valid = descriptors(store, [fused], [None])
+    vectors = computed(store, fused, None)
+    found, valid = vectors.read(range(len(place.images))), vectors.valid
     rows = np.arange(len(place.images))
     whitened = [gather_vectors(store.get(k), rows).astype(np.float32) for k in first_crops(place)]
     from cgd import registry
@@ -127,7 +128,7 @@ def test_a_galleries_vectors_are_fused_as_in_training(place: Place) -> None:
 
 def test_symmetric_and_asymmetric_scores_have_cards_of_their_own(place: Place, drawn: Path) -> None:
     benchmark = place.session.workspace.benchmark(f"manifest:{drawn / 'manifest.csv'}", "lm")
-    config = change(place.recipe, "evaluate", queries="both", distractors=("lm@distractors",)).evaluate
+    config = change(place.recipe, "evaluate", queries="both", distractors=("lm@distractors",))
     student = steps.load_student(place.session, str(place.student))
     symmetric = scoring.evaluate(place.session, benchmark, [student], config)
     asymmetric = scoring.evaluate_asymmetric(place.session, benchmark, str(place.student), config)
@@ -157,7 +158,7 @@ def test_asymmetric_search_needs_a_common_space(place: Place, tmp_path: Path, dr
     steps.distill(place.session, place.images, place.vectors, recipe, tmp_path / "other")
     benchmark = place.session.workspace.benchmark(f"manifest:{drawn / 'manifest.csv'}", "lm")
     with pytest.raises(InputError, match="trained another way: use --mode symmetric"):
-        scoring.evaluate_asymmetric(place.session, benchmark, str(tmp_path / "other"), recipe.evaluate)
+        scoring.evaluate_asymmetric(place.session, benchmark, str(tmp_path / "other"), recipe)
 
 
 def test_other_teachers_than_the_students_are_refused(place: Place, drawn: Path) -> None:
@@ -167,7 +168,7 @@ def test_other_teachers_than_the_students_are_refused(place: Place, drawn: Path)
             place.session,
             benchmark,
             str(place.student),
-            place.recipe.evaluate,
+            place.recipe,
             teachers=place.recipe.extract.teachers[:1],
         )
 

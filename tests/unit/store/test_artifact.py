@@ -39,6 +39,10 @@ def every_kind(tmp_path, embeddings):
             "vectors": np.arange(10, dtype=np.float16).reshape(5, 2),
         },
         "students": {},
+        "indexes": {},
+        "descriptors": {
+            "ids": seen["ids"], "valid": seen["valid"], "vectors": np.arange(15, dtype=np.float16).reshape(5, 3),
+        },
         "codebooks": {"centroids": np.ones((2, 4, 3), np.float32), "rotations": np.zeros((2, 6, 6), np.float32)},
         "canaries": {"vectors": np.arange(12, dtype=np.float32).reshape(2, 2, 3)},
         "scores": {"queries": texts, "average_precision": np.array([[0.1, np.nan, 0.3, 1.0, 0.0]])},
@@ -78,7 +82,7 @@ def test_plain_zarr_opens_every_group_without_a_warning_and_reads_the_same(every
                 assert array.metadata.dimension_names == declared[name].dims
                 assert array.read_only
     groups = {name for name, member in members.items() if isinstance(member, zarr.Group)}
-    assert groups == set(layout.LAYOUT) | {str(k) for k in written if k.kind != "students"}
+    assert groups == set(layout.LAYOUT) | {str(k) for k in written if layout.LAYOUT[k.kind]}
 
 
 def test_shards_are_checksummed_and_not_compressed(stored, tmp_path):

@@ -25,6 +25,8 @@ RECIPES = sorted(ROOT.glob("recipes/*.yaml"))
 FILES = (  # that commands in the documents are given
     "gl18-tl-resnet101-gem-w-a4d43db.pth",
     "resnet101_dolg_pca_512d_gldv2_512x512_p3_global_randcrop.pt",
+    "query.jpg",
+    "other.jpg",
 )
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

@@ -94,13 +94,13 @@ def evaluate_asymmetric(
     fusion = about["distill"]["fusion"]
 
     def fused(images: ImageList) -> Fused:
-        keys = _embed(session, images, sources, FIXED, recipe.extract)
+        keys = embed(session, images, sources, FIXED, recipe.extract)
         return Fused(tuple(keys[s.label] for s in sources), tuple(whitenings), fusion, codebook)
 
     results = []
     for cropped in _query_protocols(benchmark, recipe.evaluate):
         started = time.perf_counter()
-        queries = _embed(session, benchmark.queries, [own], CROPPED if cropped else FIXED, recipe.extract)[own.label]
+        queries = embed(session, benchmark.queries, [own], CROPPED if cropped else FIXED, recipe.extract)[own.label]
         member = Member(own.label, fused(benchmark.gallery), queries, None, tuple(map(fused, sets)))
         embedding = time.perf_counter() - started
         result = stage.evaluate(
@@ -174,16 +174,16 @@ def _members(
 
     store = session.store(write=True)
     whitenings = {s.label: _whitening(store, s, whitening) for s in sources}  # refuse before any work is done
-    gallery = _embed(session, benchmark.gallery, sources, FIXED, config)
-    queries = _embed(session, benchmark.queries, sources, CROPPED if cropped else FIXED, config)
-    others = [_embed(session, images, sources, FIXED, config) for images in distractors]
+    gallery = embed(session, benchmark.gallery, sources, FIXED, config)
+    queries = embed(session, benchmark.queries, sources, CROPPED if cropped else FIXED, config)
+    others = [embed(session, images, sources, FIXED, config) for images in distractors]
     return [
         Member(s.label, gallery[s.label], queries[s.label], whitenings[s.label], tuple(o[s.label] for o in others))
         for s in sources
     ]
 
 
-def _embed(
+def embed(
     session: Session, images: ImageList, sources: Sequence[EncoderSource], view: str, config: ExtractConfig
 ) -> dict[str, Key]:
     """Embeddings of one view of some images by each encoder, by its label; made where they are missing."""

@@ -41,6 +41,20 @@ class Workspace:
         """The kind of data set a known name stands for."""
         return self._resolve(name, None)[0].partition(":")[0]
 
+    def label_of(self, picture: Path) -> str | None:
+        """The label of an image file, where it belongs to a data set that is known here."""
+        wanted = os.path.abspath(picture)
+        for entry in self._entries().values():
+            kind, _, path = entry["spec"].partition(":")
+            there = kind in ("folder", "manifest") and os.path.exists(path)
+            if not there or not wanted.startswith(os.path.dirname(path)):
+                continue
+            images = open_dataset(entry["spec"], entry["name"])
+            for label, relative in zip(images.labels or (), images.paths, strict=False):
+                if os.path.abspath(os.path.join(images.root or "", relative)) == wanted:
+                    return label
+        return None
+
     def introduce(self, name: str, spec: str) -> None:
         """Remember that `name` means `KIND:PATH`."""
         self._remember(open_dataset(spec, name), spec)

@@ -25,7 +25,7 @@ def training_rows(kind: str, rows: int, config: IndexConfig) -> int:
     """How many vectors `make` wants to be trained on."""
     if kind != "ivf-pq":
         return 0
-    return min(rows, TRAINING_PER_LIST * max(lists_for(rows, config), 4 << CODE_BITS))
+    return min(rows, TRAINING_PER_LIST * max(lists_for(rows, config), 1 << CODE_BITS))
 
 
 def make(kind: str, dim: int, rows: int, config: IndexConfig, training: np.ndarray) -> Any:
@@ -49,8 +49,10 @@ def make(kind: str, dim: int, rows: int, config: IndexConfig, training: np.ndarr
         raise InputError(f"ivf-pq learns {1 << CODE_BITS} codes, but the gallery has {rows} images: use exact search.")
     lists = lists_for(rows, config)
     index = faiss.index_factory(dim, f"IVF{lists},PQ{config.code_bytes}", faiss.METRIC_INNER_PRODUCT)
+    index.do_polysemous_training = False  # minutes of reordering codes for a search by Hamming distance, unused here
     index.cp.seed = index.pq.cp.seed = 1234 + config.seed
     index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # small galleries are no news
+    index.pq.cp.max_points_per_centroid = TRAINING_PER_LIST
     on_device = on_gpus(index)
     on_device.train(training)
     return faiss.index_gpu_to_cpu(on_device) if on_device is not index else index

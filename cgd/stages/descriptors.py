@@ -114,17 +114,22 @@ def computed(store: FeatureStore, images: Key | Fused, whitening: Key | None) ->
     def read(rows: range) -> np.ndarray:
         known = valid[rows.start : rows.stop]
         raw = [_known(_rows(a, rows), known).astype(np.float64) for a in artifacts]
-        unit = (l2(make(raw)) * known[:, None]).astype(np.float32)
-        if not np.isfinite(unit).all():
-            row = rows[int(np.argmin(np.isfinite(unit).all(axis=1)))]
-            name = artifacts[0].read("ids")[row]
-            raise InputError(
-                f"{artifacts[0].key} holds numbers that are none (NaN or infinite) for the image '{name}': "
-                "extract again with weights and a precision that give finite descriptors."
-            )
+        for artifact, numbers in zip(artifacts, raw, strict=True):
+            _refuse_not_finite(artifact, numbers, rows)
+        unit: np.ndarray = (l2(make(raw)) * known[:, None]).astype(np.float32)
         return unit
 
     return Vectors(read(range(1)).shape[1], valid, _parts(artifacts[0]), read)
+
+
+def _refuse_not_finite(artifact: Artifact, vectors: np.ndarray, rows: range) -> None:
+    finite = np.isfinite(vectors).all(axis=(1, 2))
+    if not finite.all():
+        name = artifact.read("ids")[rows[int(np.argmin(finite))]]
+        raise InputError(
+            f"{artifact.key} holds numbers that are none (NaN or infinite) for the image '{name}': "
+            "extract again with weights and a precision that give finite descriptors."
+        )
 
 
 Make = Callable[[list[np.ndarray]], np.ndarray]

@@ -18,6 +18,7 @@ from cgd.data.datasets import label_truth
 from cgd.errors import InputError
 from cgd.retrieval.metrics import PROTOCOLS, relevance, score
 from cgd.retrieval.search import DotProducts, Scorer, count_above, nearest, ranks_of
+from cgd.stages.cards import artifacts_of, protocol_card
 from cgd.stages.descriptors import (
     Fused,
     Gallery,
@@ -26,7 +27,6 @@ from cgd.stages.descriptors import (
     Vectors,
     computed,
     join,
-    keys_of,
     open_gallery,
 )
 from cgd.stages.images import store_images
@@ -63,8 +63,8 @@ def evaluate(
     store_images(store, benchmark.gallery)
     store_images(store, benchmark.queries)
     truth = benchmark.truth or label_truth(benchmark.gallery, benchmark.queries, benchmark.leave_one_out)
-    card = _card(store, benchmark, members, queries_cropped, config, index, random)
-    inputs = [k for m in members for k in (*_artifacts(m), *([m.whitening] if m.whitening else []))]
+    card = protocol_card(store, benchmark, members, queries_cropped, config, index, random)
+    inputs = [k for m in members for k in (*artifacts_of(m), *([m.whitening] if m.whitening else []))]
     identity = identify(
         "scores", [benchmark.name, model], VERSION, {"card": card, "truth": _truth_digest(truth)}, inputs
     )
@@ -112,6 +112,7 @@ def _score(job: _Job) -> tuple[dict[str, Any], list[Score]]:
     query_vectors = [computed(job.store, m.queries, m.whitening) for m in job.members]
     _refuse_invalid(job, gallery.sets[0], query_vectors)
     queries = join([v.read(range(len(v.valid))) for v in query_vectors])
+    _refuse_other_widths(gallery, queries.shape[1])
     described = time.perf_counter()
     wanted = {p: relevance(job.truth, "medium" if p == "labels" else p) for p in job.protocols}
     measured: dict[str, Any]
@@ -228,6 +229,17 @@ def _refuse_others(store: FeatureStore, benchmark: Benchmark, members: Sequence[
                 )
 
 
+def _refuse_other_widths(gallery: Gallery, dim: int) -> None:
+    """Galleries of fused teachers, and stores that were put together by hand, may differ from the queries."""
+    for number, members in enumerate(gallery.sets):
+        if (width := sum(member.dim for member in members)) != dim:
+            which = f"distractor set {number}" if number else "the gallery"
+            raise InputError(
+                f"the vectors of {which} have {width} dimensions, those of the queries {dim}: they do not "
+                "share a space; extract both with the same model and whitening."
+            )
+
+
 def _refuse_invalid(job: _Job, gallery: Sequence[Vectors], queries: Sequence[Vectors]) -> None:
     """A query or positive that cannot be read makes a score meaningless."""
     benchmark = job.benchmark
@@ -249,80 +261,6 @@ def _tell_without_positives(result: Mapping[str, Any]) -> None:
                 "%s, %s: %d of %d queries have no positive and are left out",
                 result["benchmark"], protocol, left_out, result["queries"],
             )  # fmt: skip
-
-
-def _card(
-    store: FeatureStore,
-    benchmark: Benchmark,
-    members: Sequence[Member],
-    queries_cropped: bool | None,
-    config: EvaluateConfig,
-    index: IndexConfig,
-    random: RandomDistractors | None,
-) -> dict[str, Any]:
-    """Everything a reader needs to know what the score means."""
-    artifacts = [store.get(m.queries) for m in members]
-    spec = [a.attributes["input"] for a in artifacts]
-    dims = [
-        a.attributes["dim"] if m.whitening is None else store.get(m.whitening).shape("projection")[0]
-        for a, m in zip(artifacts, members, strict=True)
-    ]
-
-    def of_all(values: Sequence[Any]) -> Any:
-        return values[0] if all(v == values[0] for v in values) else list(values)
-
-    firsts = [store.get(keys_of(d)[0]) for d in members[0].distractors]
-    sets = [{"name": first.settings["dataset"], "images": first.rows} for first in firsts]
-    if random is not None:
-        sets.append(
-            {
-                "name": f"random:{random.count}",
-                "images": random.count,
-                "note": "synthetic unit vectors: not a published protocol",
-            }
-        )
-    fused = members[0].gallery
-    return {
-        **({"mode": "asymmetric", "gallery": _fused_card(store, fused)} if isinstance(fused, Fused) else {}),
-        "members": [m.label for m in members],
-        "query_crop": queries_cropped,
-        "scales": of_all([s["scales"] for s in spec]),
-        "image_size": of_all([s["size"] for s in spec]),
-        "resize": of_all([s["resize"] for s in spec]),
-        "filter": of_all([s["filter"] for s in spec]),
-        "combine": of_all([s["combine"] for s in spec]),
-        "precision": of_all([a.settings["precision"] for a in artifacts]),
-        "dim": of_all(dims),
-        "similarity": "cosine" if len(members) == 1 else "mean of the members' cosines",
-        "whitening": of_all([str(m.whitening) if m.whitening else None for m in members]),
-        "relevance": "ground truth"
-        if benchmark.truth
-        else ("label, leave-one-out" if benchmark.leave_one_out else "label"),
-        "ap": config.ap,
-        "ties": "score, then index",
-        "descriptors": {"half": "float16", "single": "float32"}[config.descriptors],
-        "index": "exact"
-        if config.index == "exact"
-        else {"kind": config.index, "k": config.k, **index.of(config.index)},
-        "distractors": sets,
-        "artifacts": [str(k) for m in members for k in _artifacts(m)],
-    }
-
-
-def _artifacts(member: Member) -> list[Key]:
-    """What one member's scores come from, its whitening apart."""
-    return [*keys_of(member.gallery), member.queries, *(k for d in member.distractors for k in keys_of(d))]
-
-
-def _fused_card(store: FeatureStore, fused: Fused) -> dict[str, Any]:
-    """How the gallery of an asymmetric score was made."""
-    artifacts = [store.get(key) for key in fused.teachers]
-    return {
-        "teachers": [a.attributes["label"] for a in artifacts],
-        "fusion": fused.fusion,
-        "whitening": [str(key) for key in fused.whitenings],
-        "inputs": [a.attributes["input"] for a in artifacts],
-    }
 
 
 def _truth_digest(truth: GroundTruth) -> str:

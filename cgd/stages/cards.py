@@ -1,0 +1,85 @@
+"""The protocol card of a score: everything a reader needs to know what the number means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cgd.config import EvaluateConfig, IndexConfig
+from cgd.stages.descriptors import Fused, Member, RandomDistractors, keys_of
+from cgd.store.feature_store import FeatureStore
+from cgd.types import Benchmark, Key
+
+
+def protocol_card(
+    store: FeatureStore,
+    benchmark: Benchmark,
+    members: Sequence[Member],
+    queries_cropped: bool | None,
+    config: EvaluateConfig,
+    index: IndexConfig,
+    random: RandomDistractors | None,
+) -> dict[str, Any]:
+    """Everything a reader needs to know what the score means."""
+    artifacts = [store.get(m.queries) for m in members]
+    spec = [a.attributes["input"] for a in artifacts]
+    dims = [
+        a.attributes["dim"] if m.whitening is None else store.get(m.whitening).shape("projection")[0]
+        for a, m in zip(artifacts, members, strict=True)
+    ]
+
+    def of_all(values: Sequence[Any]) -> Any:
+        return values[0] if all(v == values[0] for v in values) else list(values)
+
+    firsts = [store.get(keys_of(d)[0]) for d in members[0].distractors]
+    sets = [{"name": first.settings["dataset"], "images": first.rows} for first in firsts]
+    if random is not None:
+        sets.append(
+            {
+                "name": f"random:{random.count}",
+                "images": random.count,
+                "note": "synthetic unit vectors: not a published protocol",
+            }
+        )
+    fused = members[0].gallery
+    return {
+        **({"mode": "asymmetric", "gallery": _fused_card(store, fused)} if isinstance(fused, Fused) else {}),
+        "members": [m.label for m in members],
+        "query_crop": queries_cropped,
+        "scales": of_all([s["scales"] for s in spec]),
+        "image_size": of_all([s["size"] for s in spec]),
+        "resize": of_all([s["resize"] for s in spec]),
+        "filter": of_all([s["filter"] for s in spec]),
+        "combine": of_all([s["combine"] for s in spec]),
+        "precision": of_all([a.settings["precision"] for a in artifacts]),
+        "dim": of_all(dims),
+        "similarity": "cosine" if len(members) == 1 else "mean of the members' cosines",
+        "whitening": of_all([str(m.whitening) if m.whitening else None for m in members]),
+        "relevance": "ground truth"
+        if benchmark.truth
+        else ("label, leave-one-out" if benchmark.leave_one_out else "label"),
+        "ap": config.ap,
+        "ties": "score, then index",
+        "descriptors": {"half": "float16", "single": "float32"}[config.descriptors],
+        "index": "exact"
+        if config.index == "exact"
+        else {"kind": config.index, "k": config.k, **index.of(config.index)},
+        "distractors": sets,
+        "artifacts": [str(k) for m in members for k in artifacts_of(m)],
+    }
+
+
+def artifacts_of(member: Member) -> list[Key]:
+    """What one member's scores come from, its whitening apart."""
+    return [*keys_of(member.gallery), member.queries, *(k for d in member.distractors for k in keys_of(d))]
+
+
+def _fused_card(store: FeatureStore, fused: Fused) -> dict[str, Any]:
+    """How the gallery of an asymmetric score was made."""
+    artifacts = [store.get(key) for key in fused.teachers]
+    return {
+        "teachers": [a.attributes["label"] for a in artifacts],
+        "fusion": fused.fusion,
+        "whitening": [str(key) for key in fused.whitenings],
+        "inputs": [a.attributes["input"] for a in artifacts],
+    }

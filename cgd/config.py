@@ -203,6 +203,9 @@ class IndexConfig:
 
     lists: int = 0  # ivf-pq: cells; 0 = the power of two nearest to the square root of the number of images
     code_bytes: int = 64  # ivf-pq: of a vector; divides the dimensions
+    rotation: Literal["random", "opq"] = (
+        "random"  # ivf-pq: opq finds more after minutes of training
+    )
     probes: int = 64  # ivf-pq: cells looked into
     links: int = 32  # hnsw: neighbours of a node
     build_breadth: int = 80  # hnsw: candidates while building (efConstruction)
@@ -215,12 +218,14 @@ class IndexConfig:
             _range(f"index.{name}", getattr(self, name), 1)
         _range("index.seed", self.seed, 0)
 
-    def built_with(self, kind: str) -> dict[str, int]:
+    def built_with(self, kind: str) -> dict[str, Any]:
         """The settings that an index of `kind` is made with."""
-        names = {"ivf-pq": ("lists", "code_bytes", "seed"), "hnsw": ("links", "build_breadth")}.get(kind, ())
+        names = {"ivf-pq": ("lists", "code_bytes", "rotation", "seed"), "hnsw": ("links", "build_breadth")}.get(
+            kind, ()
+        )
         return {name: getattr(self, name) for name in names}
 
-    def of(self, kind: str) -> dict[str, int]:
+    def of(self, kind: str) -> dict[str, Any]:
         """The settings that determine what is found with an index of `kind`."""
         names = {"ivf-pq": ("probes",), "hnsw": ("breadth",)}.get(kind, ())
         return self.built_with(kind) | {name: getattr(self, name) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,12 +48,14 @@ def make(kind: str, dim: int, rows: int, config: IndexConfig, training: np.ndarr
         )
     if rows < 1 << CODE_BITS:
         raise InputError(f"ivf-pq learns {1 << CODE_BITS} codes, but the gallery has {rows} images: use exact search.")
-    lists = lists_for(rows, config)
-    index = faiss.index_factory(dim, f"IVF{lists},PQ{config.code_bytes}", faiss.METRIC_INNER_PRODUCT)
-    index.do_polysemous_training = False  # minutes of reordering codes for a search by Hamming distance, unused here
-    index.cp.seed = index.pq.cp.seed = 1234 + config.seed
-    index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # small galleries are no news
-    index.pq.cp.max_points_per_centroid = TRAINING_PER_LIST
+    rotation = {"random": f"RR{dim}", "opq": f"OPQ{config.code_bytes}"}[config.rotation]
+    layout = f"{rotation},IVF{lists_for(rows, config)},PQ{config.code_bytes}"
+    index = faiss.index_factory(dim, layout, faiss.METRIC_INNER_PRODUCT)
+    cells: Any = faiss.downcast_index(faiss.extract_index_ivf(index))
+    cells.do_polysemous_training = False  # minutes of reordering codes for a search by Hamming distance, unused here
+    cells.cp.seed = cells.pq.cp.seed = 1234 + config.seed
+    cells.cp.min_points_per_centroid = cells.pq.cp.min_points_per_centroid = 1  # small galleries are no news
+    cells.pq.cp.max_points_per_centroid = TRAINING_PER_LIST
     on_device = on_gpus(index)
     on_device.train(training)
     return faiss.index_gpu_to_cpu(on_device) if on_device is not index else index
@@ -72,13 +75,18 @@ def from_bytes(data: bytes) -> Any:
     return faiss.deserialize_index(np.frombuffer(data, np.uint8))
 
 
+def ready(index: Any, config: IndexConfig) -> Any:
+    """The index set to be searched, on every GPU where there is one."""
+    with contextlib.suppress(RuntimeError):  # FAISS's answer where there are no cells
+        faiss.extract_index_ivf(index).nprobe = config.probes
+    return on_gpus(index)
+
+
 def search(index: Any, queries: np.ndarray, k: int, config: IndexConfig) -> tuple[np.ndarray, np.ndarray]:
     """Scores (Q, k) float32 and positions (Q, k) int64 of the nearest vectors found; -1 where there are fewer.
 
     Scores of ivf-pq are those of its codes. Equal scores come in the order of their positions.
     """
-    if hasattr(index, "nprobe"):
-        index.nprobe = config.probes
     if hasattr(index, "hnsw"):
         index.hnsw.efSearch = max(config.breadth, k)
     scores, positions = index.search(np.ascontiguousarray(queries, np.float32), min(k, max(1, index.ntotal)))

@@ -65,7 +65,7 @@ def open_index(
     are it. `extra` are settings that also determine the gallery.
     """
     if kind == "flat":
-        flat = approximate.on_gpus(approximate.make(kind, dim, 0, config, np.zeros((0, dim), np.float32)))
+        flat = approximate.ready(approximate.make(kind, dim, 0, config, np.zeros((0, dim), np.float32)), config)
         rows = np.concatenate([_valid_rows(block) for block in gallery])
         approximate.extend(flat, (_vectors(block) for block in _watched(gallery, "flat index")))
         return Index(kind, flat, rows, config, None, 4.0 * dim)
@@ -81,7 +81,7 @@ def open_index(
             f"{identity.key}/{FILE} holds {found.ntotal} vectors of {found.d} numbers, its gallery {len(rows)} of "
             f"{dim}: it is the index of another gallery; take the artifact out of the store and repeat the command."
         )
-    return Index(kind, approximate.on_gpus(found), rows, config, identity.key, len(data) / max(1, len(rows)))
+    return Index(kind, approximate.ready(found, config), rows, config, identity.key, len(data) / max(1, len(rows)))
 
 
 def _build(

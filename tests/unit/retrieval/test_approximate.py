@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -34,7 +36,7 @@ def test_it_finds_most_of_what_is_near_before_and_after_it_was_saved(vectors, ki
     _, exact = nearest(DotProducts(vectors[::50]), [Block(range(1500), lambda: vectors)], 10)
     index = built(kind, vectors)
     again = approximate.from_bytes(approximate.to_bytes(index))
-    for each in (index, again):
+    for each in (approximate.ready(index, CONFIG), approximate.ready(again, CONFIG)):
         scores, found = approximate.search(each, vectors[::50], 10, CONFIG)
         assert np.mean([np.isin(e, f).mean() for e, f in zip(exact, found, strict=True)]) >= least
         assert (np.diff(scores, axis=1) <= 0).all()
@@ -65,3 +67,19 @@ def test_codes_that_do_not_divide_a_descriptor_and_galleries_too_small_are_refus
         approximate.make("ivf-pq", 32, 1500, IndexConfig(code_bytes=7), vectors)
     with pytest.raises(InputError, match="learns 256 codes, but the gallery has 255 images: use exact search"):
         approximate.make("ivf-pq", 32, 255, CONFIG, vectors[:255])
+
+
+def test_the_cells_looked_into_are_those_asked_for(vectors):
+    shares = []
+    for probes in (1, 16):
+        config = dataclasses.replace(CONFIG, probes=probes)
+        index = approximate.ready(built("ivf-pq", vectors), config)
+        shares.append((approximate.search(index, vectors[:200], 300, config)[1] >= 0).mean())
+    assert shares[0] < 0.5 < shares[1] == 1
+
+
+def test_a_fitted_rotation_is_an_option(vectors):
+    config = dataclasses.replace(CONFIG, rotation="opq")
+    index = approximate.make("ivf-pq", 32, 1500, config, vectors)
+    approximate.extend(index, [vectors])
+    assert (approximate.search(index, vectors[:20], 1, config)[1][:, 0] == np.arange(20)).mean() > 0.5

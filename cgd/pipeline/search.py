@@ -129,6 +129,8 @@ def _query_list(pictures: Sequence[Path], box: tuple[float, float, float, float]
     paths = tuple(os.path.abspath(picture) for picture in pictures)
     if len(set(paths)) != len(paths):
         raise InputError("a picture is named twice.")
+    if box is not None and (box[2] <= box[0] or box[3] <= box[1]):
+        raise InputError(f"--box {' '.join(f'{v:g}' for v in box)}: a box ends before it begins; give X1 Y1 X2 Y2.")
     return ImageList("queries", None, paths, paths, Path("/"), boxes=None if box is None else (box,) * len(paths))
 
 

@@ -69,3 +69,23 @@ def extract(*arguments: str, teachers: str = TEACHER) -> tuple[str, ...]:
 def distill(*arguments: str, dataset: str = "lm@train") -> tuple[str, ...]:
     student = ("--student", "mobilenet-v1?width=0.25&dim=8&size=64", "--batch-pairs", "4", "--epochs", "1")
     return ("distill", "--dataset", dataset, *student, "--out", "student", *CPU, *arguments)
+
+
+def benchmark(folder: Path, broken: str = "", gallery: str = "easy hard junk negative") -> str:
+    """One query, and a gallery of one image each; the file of `broken` is no picture."""
+    names = gallery.split()
+    paths = ["query.png", *(f"{n}.png" for n in names)]
+    every = ["query.png", "easy.png", "hard.png", "junk.png", "negative.png"]
+    photos(folder, *every)
+    if broken:
+        (folder / f"{broken}.png").write_bytes(b"no picture")
+    entry = {part: [names.index(part)] for part in ("easy", "hard", "junk") if part in names}
+    gnd = {"imlist": paths[1:], "qimlist": ["query.png"], "gnd": [{"bbx": [2, 2, 20, 20], **entry}]}
+    (folder / "gnd.json").write_text(json.dumps(gnd))
+    rows = "".join(f"{p},{p}\n" for p in paths)
+    (folder / "manifest.csv").write_text(f"image_id,path\n{rows}")
+    return f"manifest:{folder / 'manifest.csv'}"
+
+
+def evaluate(text: str, *arguments: str) -> tuple[str, ...]:
+    return ("evaluate", "--teachers", TEACHER, "--benchmark", text, *CPU, *arguments)

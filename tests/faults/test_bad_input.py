@@ -10,7 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import CPU, CROPS, LABEL, SMALL, TEACHER, accepted, cgd, distill, extract, photos, refused, sealed
+from commands import (
+    CPU,
+    CROPS,
+    LABEL,
+    SMALL,
+    TEACHER,
+    accepted,
+    benchmark,
+    cgd,
+    distill,
+    evaluate,
+    extract,
+    photos,
+    refused,
+    sealed,
+)
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -348,26 +363,6 @@ def test_a_damaged_memory_of_places(place: Path, damage: bytes) -> None:
 
 
 # benchmarks
-
-
-def benchmark(folder: Path, broken: str = "", gallery: str = "easy hard junk negative") -> str:
-    """One query, and a gallery of one image each; the file of `broken` is no picture."""
-    names = gallery.split()
-    paths = ["query.png", *(f"{n}.png" for n in names)]
-    every = ["query.png", "easy.png", "hard.png", "junk.png", "negative.png"]
-    photos(folder, *every)
-    if broken:
-        (folder / f"{broken}.png").write_bytes(b"no picture")
-    entry = {part: [names.index(part)] for part in ("easy", "hard", "junk") if part in names}
-    gnd = {"imlist": paths[1:], "qimlist": ["query.png"], "gnd": [{"bbx": [2, 2, 20, 20], **entry}]}
-    (folder / "gnd.json").write_text(json.dumps(gnd))
-    rows = "".join(f"{p},{p}\n" for p in paths)
-    (folder / "manifest.csv").write_text(f"image_id,path\n{rows}")
-    return f"manifest:{folder / 'manifest.csv'}"
-
-
-def evaluate(text: str, *arguments: str) -> tuple[str, ...]:
-    return ("evaluate", "--teachers", TEACHER, "--benchmark", text, *CPU, *arguments)
 
 
 @pytest.mark.parametrize("broken", ["query", "easy", "hard"])

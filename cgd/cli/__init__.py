@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from cgd.cli import demonstrations, main_job, store, teachers
+from cgd.cli import demonstrations, main_job, scores, search, store, teachers
 from cgd.cli.options import Group
 
 
@@ -31,8 +31,12 @@ for _command in (
     main_job.distill,
     main_job.evaluate,
     main_job.run,
+    search.search,
+    search.index,
     demonstrations.prove,
     demonstrations.demo,
+    scores.compare,
+    scores.scores_group,
     store.store_group,
     teachers.teachers_group,
 ):

@@ -32,7 +32,7 @@ def score_table(scores: Sequence[Result], rows: Sequence[str] = ()) -> str:
         if row not in of_row:
             cells[row] = {}
     head = ["mAP x 100", *(f"{b} {p}" for b, p in columns)]
-    return _render([head, *([name, *(_cell(cell.get(c, [])) for c in columns)] for name, cell in cells.items())])
+    return render([head, *([name, *(_cell(cell.get(c, [])) for c in columns)] for name, cell in cells.items())])
 
 
 def _name(score: Result) -> str:
@@ -57,15 +57,68 @@ def card_line(card: Result) -> str:
         f"relevance by {card['relevance']}",
         f"{card['ap']} AP",
         f"ties by {card['ties']}",
-        f"{card['index']} search",
+        _search(card["index"]),
         *(f"+ {d['name']}: {d.get('note', str(d['images']) + ' distractors')}" for d in card["distractors"]),
     ]
     return "; ".join(parts)
 
 
+def _search(index: str | Result) -> str:
+    """How the gallery was searched; all that an approximate index was told."""
+    if isinstance(index, str):
+        return f"{index} search"
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in index.items() if name != "kind")
+    return f"{index['kind']} index ({settings}; positives not found are missed)"
+
+
 def scores_text(scores: Sequence[Result]) -> str:
-    """The table, then each model's protocol."""
-    return "\n".join([score_table(scores), "", *(f"{s['model']}: {card_line(s['card'])}" for s in scores)])
+    """The table, then how sure each score is, and each model's protocol."""
+    lines = [score_table(scores), ""]
+    for score in scores:
+        lines += [f"{score['model']}: {card_line(score['card'])}", *_sureness(score)]
+    return "\n".join(lines)
+
+
+def _sureness(score: Result) -> list[str]:
+    """The interval over queries, and what an approximate index missed."""
+    ends = {p: v["mAP_interval"] for p, v in score["protocols"].items() if "mAP_interval" in v}
+    told = ", ".join(f"{_PROTOCOLS[p]} {low:.2f} to {high:.2f}" for p, (low, high) in ends.items())
+    lines = [f"  95 % interval over queries: {told}"] if ends else []
+    if measured := score.get("index"):
+        recalls = ", ".join(f"{100 * v:.1f} % of the {n[7:]}" for n, v in measured.items() if n.startswith("recall@"))
+        speed = f"{measured['queries_per_second']:,.0f} queries a second, {measured['bytes_per_vector']:.0f} bytes"
+        lines.append(f"  of the nearest by exact search it found {recalls}; {speed} a vector")
+    return lines
+
+
+def search_text(r: Result) -> str:
+    """For each picture a table of what was found."""
+    lines = [f"{r['images']:,} images of {r['gallery']}, student {r['student']}, {r['index']['kind']} search"]
+    verdict = {True: "right", False: "wrong", None: ""}
+    for query in r["queries"]:
+        lines += ["", query["image"] + (f" ({query['label']})" if query["label"] else "")]
+        rows = [
+            [x["id"], x["label"] or "", "itself" if x["itself"] else verdict[x["right"]], f"{x['score']:.4f}"]
+            for x in query["results"]
+        ]
+        lines.append(render([["image", "label", "", "cosine"], *rows]))
+    return "\n".join(lines)
+
+
+def index_text(r: Result) -> str:
+    """What stands in an index and how it compares with exact search."""
+    recall = next(name for name in r if name.startswith("recall@"))
+    built = "" if r["seconds_to_build"] is None else f"; built in {r['seconds_to_build']:.1f} s"
+    grown = f" ({r['added']:,} added to {r['extends']})" if r["extends"] else ""
+    return "\n".join(
+        [
+            f"{r['kind']} index of {r['gallery']}: {r['vectors']:,} images{grown}, "
+            f"{r['bytes_per_vector']:.0f} bytes each{built}",
+            f"{100 * r[recall]:.1f} % of the {recall.partition('@')[2]} nearest images are found, "
+            f"{r['queries_per_second']:,.0f} queries a second ({r['queries']} images of the gallery as queries)",
+            f"kept as {r['key']}" if r["key"] else "nothing to keep: a flat index is the descriptors themselves",
+        ]
+    )
 
 
 def run_text(result: Result) -> str:
@@ -201,11 +254,11 @@ def proof_text(r: Result) -> str:
     return "\n".join([*lines, verdict, *(f"  {problem}" for problem in r["problems"])])
 
 
-def _render(rows: Sequence[Sequence[str]]) -> str:
-    """Cells in columns: the first to the left, the others to the right, a line under the head."""
+def render(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Cells in columns: the first `left` to the left, the others to the right, a line under the head."""
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     lines = [
-        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -16,6 +16,7 @@ import numpy as np
 from cgd.config import EvaluateConfig, IndexConfig
 from cgd.data.datasets import label_truth
 from cgd.errors import InputError
+from cgd.retrieval.bootstrap import interval
 from cgd.retrieval.metrics import PROTOCOLS, relevance, score
 from cgd.retrieval.search import DotProducts, Scorer, count_above, nearest, ranks_of
 from cgd.stages.cards import artifacts_of, protocol_card
@@ -35,7 +36,7 @@ from cgd.store.keys import canonical, identify, ids_digest, sha256
 from cgd.types import Benchmark, GroundTruth, Key, Score
 
 log = logging.getLogger(__name__)
-VERSION = 2  # 1: descriptors in single precision
+VERSION = 2  # 1: descriptors in single precision, no intervals
 MEASURED = ("seconds", "peak_rss_mb", "index")
 
 
@@ -268,11 +269,13 @@ def _truth_digest(truth: GroundTruth) -> str:
 
 
 def _percentages(result: Score) -> dict[str, Any]:
-    values = {"mAP": 100 * result.mean_ap}
+    values: dict[str, Any] = {"mAP": 100 * result.mean_ap}
+    if result.queries:
+        values["mAP_interval"] = [100 * end for end in interval(result.average_precision)]
     if result.protocol == "labels":
         values |= {f"recall@{k}": 100 * v for k, v in result.recall_at.items()}
     values |= {f"mP@{k}": 100 * v for k, v in result.precision_at.items()}
-    return {name: None if np.isnan(v) else v for name, v in values.items()} | {"queries": result.queries}
+    return {name: None if v != v else v for name, v in values.items()} | {"queries": result.queries}  # NaN: none
 
 
 def _peak_rss_mb() -> float:

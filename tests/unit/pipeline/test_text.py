@@ -130,6 +130,17 @@ def test_scores_are_the_table_then_a_line_of_protocol_per_model() -> None:
     assert lines[-3] == ""
 
 
+def test_an_interval_and_an_index_stand_below_their_score() -> None:
+    score = result("a", {"labels": 40.0})
+    score["protocols"]["labels"]["mAP_interval"] = [38.126, 42.0]
+    score["card"] = card(index={"kind": "hnsw", "k": 50, "build_breadth": 80})
+    score["index"] = {"recall@1": 1.0, "recall@10": 0.987, "queries_per_second": 1234.5, "bytes_per_vector": 96.2}
+    first, second, third = text.scores_text([score]).splitlines()[-3:]
+    assert "; hnsw index (k 50, build breadth 80; positives not found are missed)" in first
+    assert second == "  95 % interval over queries: mAP 38.13 to 42.00"
+    assert "it found 100.0 % of the 1, 98.7 % of the 10; 1,234 queries a second, 96 bytes a vector" in third
+
+
 STUDENT = {
     "folder": "runs/s",
     "parameters": 11_440_000,

@@ -1,9 +1,10 @@
-"""Image files to RGB pixels: read whole, digested, decoded; EXIF orientation is ignored by policy."""
+"""Images to RGB pixels: read whole, digested, decoded; EXIF orientation is ignored by policy."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cgd.data.archives import archives_below
 from cgd.errors import InputError
 
 
@@ -24,15 +26,16 @@ class DecodedImage:
 
 
 def read_image(root: Path | None, path: str) -> DecodedImage:
-    """Read `root/path`. A file that is missing or cannot be read raises; one that cannot be decoded does not."""
+    """Read `root/path`, or else the image of that name in the archives of `root`.
+
+    An image that is missing or cannot be read raises; one that cannot be decoded does not.
+    """
     if root is None:
         raise InputError(f"the folder that holds {path} is not known on this machine: give --dataset KIND:PATH once.")
     try:
         data = (root / path).read_bytes()
     except FileNotFoundError:
-        raise InputError(
-            f"the image {path} is missing below {root}: restore it, or take it out of the data set."
-        ) from None
+        data = _from_archives(root, path)
     except OSError as error:
         raise InputError(
             f"cannot read the image {root / path}: {error.strerror}; mend that and repeat the same command."
@@ -52,7 +55,17 @@ def read_image(root: Path | None, path: str) -> DecodedImage:
         Image.DecompressionBombError,
     ) as error:
         # What Pillow's decoders raise on damaged files; anything else is a bug and keeps its traceback.
-        return DecodedImage(None, digest, f"{type(error).__name__}: {error}".replace("\n", " ")[:200])
+        said = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", str(error))  # an address would differ from run to run
+        return DecodedImage(None, digest, f"{type(error).__name__}: {said}".replace("\n", " ")[:200])
+
+
+def _from_archives(root: Path, path: str) -> bytes:
+    archives = archives_below(root)
+    data = archives.read(path)
+    if data is None:
+        advice = archives.advice or "restore it, or take it out of the data set"
+        raise InputError(f"the image {path} is missing below {root}{archives.told}: {advice}.") from None
+    return data
 
 
 def _decode(data: bytes) -> Image.Image:

@@ -182,3 +182,21 @@ def test_unknown_galleries_students_and_doubled_pictures_are_refused(place: Plac
 def test_scores_of_unit_vectors_are_cosines(place: Place) -> None:
     scores = [r["score"] for r in found(place, first(place), k=1000)["queries"][0]["results"]]
     assert np.abs(scores).max() <= 1.001
+
+
+def test_products_are_taken_where_the_networks_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from cgd.models import devices
+    from cgd.models.products import TorchProducts
+    from cgd.pipeline.scoring import scorer_on
+    from cgd.retrieval.search import DotProducts
+
+    assert scorer_on("cpu") is DotProducts
+    if not torch.cuda.is_available():
+        assert scorer_on("auto") is DotProducts
+    monkeypatch.setattr(devices, "pick_device", lambda _: torch.device("cuda", 1))
+    for device in ("auto", "cuda:1"):
+        chosen = scorer_on(device)
+        assert chosen.func is TorchProducts
+        assert chosen.keywords == {"device": torch.device("cuda", 1)}

@@ -118,6 +118,16 @@ def test_images_that_are_not_valid_are_left_out(store: FeatureStore) -> None:
         assert (index.search(VECTORS[:40], 30)[1] % 5 > 0).all()
 
 
+def test_an_extended_index_still_knows_its_rows_where_some_images_are_not_valid(store: FeatureStore) -> None:
+    opened(store, gallery_of(store, np.arange(10, 500)))
+    rows = np.arange(520)  # ten more before the others, and every fifth no longer readable
+    grown = gallery_of(store, rows, rows % 5 > 0)
+    opened(store, gallery_of(store, rows[rows % 5 > 0]))
+    index = opened(store, grown)
+    assert about(store, index)["extends"] is not None
+    check(grown, index, 0.9)
+
+
 def test_a_small_gallery_comes_short_with_minus_one(store: FeatureStore) -> None:
     scores, rows = opened(store, gallery_of(store, np.arange(6))).search(VECTORS[:3], 10)
     assert rows.shape == (3, 10)

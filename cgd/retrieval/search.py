@@ -175,7 +175,8 @@ class _Levels:
         if not len(self.values):
             return np.zeros(0, np.int64)
         bins = max(1, min(MOST_BINS, int(len(scores) * BINS_PER_ROW)))
-        low, high = self.values[0], self.values[-1]
+        finite = self.values[self.values > -np.inf]  # a wanted image may be one that is not valid
+        low, high = (finite[0], finite[-1]) if len(finite) else (scores.dtype.type(0),) * 2
         scale = scores.dtype.type(bins / max(float(high) - float(low), 1e-30))
         place = _bins(scores, low, scale, bins)
         own = _bins(self.values, low, scale, bins)

@@ -80,6 +80,16 @@ def test_counts_of_a_stream_are_the_places_of_a_stable_sort(drawn_vectors, step,
         np.testing.assert_array_equal(found, place[rows])
 
 
+def test_a_wanted_image_that_is_not_valid_comes_last(drawn_vectors):
+    queries, gallery = drawn_vectors
+    valid = np.arange(700) % 7 > 0
+    wanted = [np.arange(7), np.array([0, 7, 14])] + [np.array([3])] * 7
+    above = count_above(DotProducts(queries), blocks_of(gallery, 128, valid), wanted)
+    assert above[0][0] >= valid.sum()
+    assert (above[0][1:] < valid.sum()).all()
+    assert (above[1] >= valid.sum()).all()
+
+
 def test_images_that_are_not_valid_are_neither_counted_nor_found(drawn_vectors):
     queries, gallery = drawn_vectors
     valid = np.ones(700, bool)

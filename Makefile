@@ -20,6 +20,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/whitening.py
 	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/evaluate_1m.py
+	$(BIN)/python benchmarks/indexes.py
 
 # Every package pinned for every platform, from the bounds in pyproject.toml.
 lock:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import peak_rss_mb, report
+from timing import option, peak_rss_mb, report
 
 from cgd.config import EvaluateConfig
 from cgd.data.groundtruth import read_ground_truth
@@ -283,10 +283,6 @@ def drawn_distractors(folder: Path) -> dict[str, Any]:
         **{f"peak_rss_mb_{count}": run["peak_rss_mb"] for count, run in runs.items()},
         "seconds": many["seconds"],
     }
-
-
-def option(name: str, default: str) -> str:
-    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
 
 
 def main() -> None:

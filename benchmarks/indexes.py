@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from timing import peak_rss_mb, report
+from timing import option, peak_rss_mb, report
 
 from cgd.config import IndexConfig
 from cgd.retrieval import approximate
@@ -77,10 +77,6 @@ def timed(run: Any) -> tuple[float, Any]:
     started = time.perf_counter()
     result = run()
     return time.perf_counter() - started, result
-
-
-def option(name: str, default: str) -> str:
-    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
 
 
 def main() -> None:

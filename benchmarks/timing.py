@@ -33,6 +33,11 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def option(name: str, default: str) -> str:
+    """The value after `name` on the command line."""
+    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
+
+
 def report(title: str, result: Mapping[str, Any]) -> None:
     """A table, or one JSON object with `--json`."""
     if "--json" in sys.argv:

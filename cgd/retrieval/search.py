@@ -128,12 +128,18 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (Q, k) and rows (Q, k) int64 of the nearest images in order; -inf and -1 where there are fewer."""
 
-    def best(block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
-        first = block.rows.start
-        return [_top(row, np.arange(first, first + len(row)), k) for _, s in _scored(scorer, block) for row in s]
-
     scores = np.full((scorer.count, k), -np.inf, np.float32)
     rows = np.full((scorer.count, k), -1, np.int64)
+
+    def best(block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
+        found = []
+        for queries, products in _scored(scorer, block):
+            for row, least in zip(products, scores[queries, -1], strict=True):
+                # What is below the worst of the blocks that were merged so far is not among the nearest.
+                near = np.flatnonzero(row >= least)
+                found.append(_top(row[near], near + block.rows.start, k))
+        return found
+
     for found in _over(blocks, best, workers, what):
         for query, (values, where) in enumerate(found):
             known = rows[query] >= 0

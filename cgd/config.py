@@ -203,9 +203,7 @@ class IndexConfig:
 
     lists: int = 0  # ivf-pq: cells; 0 = the power of two nearest to the square root of the number of images
     code_bytes: int = 64  # ivf-pq: of a vector; divides the dimensions
-    rotation: Literal["random", "opq"] = (
-        "random"  # ivf-pq: opq finds more after minutes of training
-    )
+    rotation: Literal["random", "opq"] = "random"  # ivf-pq: opq finds more after minutes of training
     probes: int = 64  # ivf-pq: cells looked into
     links: int = 32  # hnsw: neighbours of a node
     build_breadth: int = 80  # hnsw: candidates while building (efConstruction)

@@ -41,7 +41,7 @@ def test_descriptors_are_the_combined_unit_vectors_in_half_precision(store: Feat
     expected[7] = 0
     np.testing.assert_array_equal(described.read(range(40)), expected.astype(np.float32).astype(np.float16))
     np.testing.assert_array_equal(described.valid, valid)
-    assert np.isnan(store.get(describe(store, key, None)).read("vectors")[7]).all()  # as every array of measured numbers
+    assert np.isnan(store.get(describe(store, key, None)).read("vectors")[7]).all()
     np.testing.assert_allclose(computed(store, key, None).read(range(5, 12)), expected[5:12], atol=1e-7)
     assert store.get(describe(store, key, None)).read("ids")[3] == "photos-00003"
 

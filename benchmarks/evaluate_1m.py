@@ -294,7 +294,7 @@ def main() -> None:
     count, rounds = int(option("--distractors", "1000000")), int(option("--rounds", "3"))
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=option("--folder", tempfile.gettempdir())) as folder:
-        for dim in map(int, option("--dims", "512,2048").split(",")):
+        for dim in map(int, filter(None, option("--dims", "512,2048").split(","))):
             result[str(dim)] = measure(Path(folder), dim, count, rounds)
         if "--skip-random" not in sys.argv:
             result["drawn distractors, 512"] = drawn_distractors(Path(folder))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from cgd.cli import demonstrations, main_job, scores, search, store, teachers
+from cgd.cli import demonstrations, main_job, scores, search, store, students, teachers
 from cgd.cli.options import Group
 
 
@@ -39,6 +39,7 @@ for _command in (
     scores.scores_group,
     store.store_group,
     teachers.teachers_group,
+    students.students_group,
 ):
     cli.add_command(_command)
 

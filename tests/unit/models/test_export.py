@@ -149,6 +149,7 @@ def test_a_file_holds_no_path_of_the_machine_that_made_it(made: dict[str, bytes]
     assert str(Path(export.__file__).parent).encode() not in made[form]
     assert b"site-packages" not in made[form]
     assert b"stack_trace" not in made[form]
+    assert b"class_hierarchy" not in made[form]  # a paragraph for every node
 
 
 def test_files_say_what_they_are(made: dict[str, bytes], tmp_path: Path) -> None:

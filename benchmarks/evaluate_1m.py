@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import option, peak_rss_mb, report
+from timing import option, peak_rss_mb, report_each
 
 from cgd.config import EvaluateConfig
 from cgd.data.groundtruth import read_ground_truth
@@ -298,11 +298,7 @@ def main() -> None:
             result[str(dim)] = measure(Path(folder), dim, count, rounds)
         if "--skip-random" not in sys.argv:
             result["drawn distractors, 512"] = drawn_distractors(Path(folder))
-    if "--json" in sys.argv:
-        print(json.dumps(result))
-        return
-    for name, figures in result.items():
-        report(f"70 queries, 4,993 + {count:,} vectors: {name}", figures)
+    report_each(f"70 queries, 4,993 + {count:,} vectors", result)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from timing import option, peak_rss_mb, report
+from timing import option, peak_rss_mb, report_each
 
 from cgd.config import IndexConfig
 from cgd.retrieval import approximate
@@ -89,11 +89,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--one", kind, "--vectors", str(count), "--dim", str(dim)]
         result[kind] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         print(f"{kind}: {result[kind]}", file=sys.stderr, flush=True)
-    if "--json" in sys.argv:
-        print(json.dumps(result))
-        return
-    for kind, figures in result.items():
-        report(f"{kind} over {count:,} x {dim}", figures)
+    report_each(f"{count:,} x {dim}", result)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,15 @@ def option(name: str, default: str) -> str:
     return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
 
 
+def report_each(titles: str, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """A table for each of `results`, its name at the end of the title, or one JSON object with `--json`."""
+    if "--json" in sys.argv:
+        print(json.dumps(results))
+        return
+    for name, figures in results.items():
+        report(f"{titles}: {name}", figures)
+
+
 def report(title: str, result: Mapping[str, Any]) -> None:
     """A table, or one JSON object with `--json`."""
     if "--json" in sys.argv:

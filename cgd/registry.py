@@ -148,6 +148,13 @@ class Spec:
             raise InputError(f"'{text}' has no name in front of its options.")
         return cls(name, argument if colon else None, options)
 
+    @property
+    def typed(self) -> str:
+        """The text that `parse` reads as this."""
+        head = self.name if self.argument is None else f"{self.name}:{self.argument}"
+        tail = "&".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{head}?{tail}" if tail else head
+
     def label(self) -> str:
         """A slug of name, argument and option values for people to read in keys and tables."""
         parts = [

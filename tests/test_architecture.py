@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,3 +115,11 @@ def test_public_names() -> None:
 
     assert sorted(cgd.__all__) == ["CgdError", "FeatureStore"]
     assert all(hasattr(cgd, name) for name in cgd.__all__)
+
+
+def test_a_built_package_holds_every_file_that_is_no_code() -> None:
+    declared = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+        "cgd"
+    ]
+    files = (p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc"))
+    assert sorted(declared) == sorted(p.relative_to(PACKAGE).as_posix() for p in files)

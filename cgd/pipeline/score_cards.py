@@ -31,6 +31,9 @@ MODEL = (
 FIELDS = ("model", *PROTOCOL, *MODEL)
 
 
+CROP = {True: "queries cropped", False: "full queries (not the benchmark's protocol)", None: "queries have no box"}
+
+
 @dataclass(frozen=True)
 class StoredScore:
     """One `scores` artifact: its protocol, what is said of the model, and its results by protocol name (percent).
@@ -185,12 +188,11 @@ def conflicts(scores: Sequence[StoredScore]) -> dict[str, dict[str, int]]:
 
 def protocol_line(protocol: Fields, without: Sequence[str] = ()) -> str:
     """The protocol of a benchmark in one line, its distractors and the fields named left out."""
-    crop = {True: "queries cropped", False: "full queries (not the benchmark's protocol)", None: "queries have no box"}
     said = {
         "queries": f"{protocol['queries'].split(' ')[0]} queries",
         "gallery": f"gallery of {protocol['gallery']}",
         "mode": shown(protocol["mode"]),
-        "query_crop": crop.get(protocol["query_crop"], f"query_crop {shown(protocol['query_crop'])}"),
+        "query_crop": CROP.get(protocol["query_crop"], f"query_crop {shown(protocol['query_crop'])}"),
         "relevance": f"relevance by {shown(protocol['relevance'])}",
         "ap": f"{shown(protocol['ap'])} AP",
         "ties": f"ties by {shown(protocol['ties'])}",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cgd.errors import InputError, MissingError, unknown
 from cgd.pipeline import score_cards as cards
 from cgd.pipeline.score_cards import StoredScore, plain, shown
+from cgd.store.layout import WEIGHTS
 from cgd.types import Key
 
 if TYPE_CHECKING:
@@ -189,7 +190,6 @@ def _of_student(session: Session, text: str, scores: Sequence[StoredScore]) -> l
         return []
     from cgd.models.checkpoints import file_digest  # torch comes with it
     from cgd.pipeline import steps
-    from cgd.stages.distill import WEIGHTS
 
     folder, _ = steps.find_student(session, text)
     digest = file_digest(folder / WEIGHTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,11 @@ from cgd.data.views import CROP, FIXED, crop_name
 from cgd.errors import InputError, MissingError, unknown
 from cgd.pipeline.recipe import change
 from cgd.pipeline.workspace import Workspace
+from cgd.registry import Spec
 from cgd.stages import select
 from cgd.stages.whiten import WhiteningReport, apply_whitening, fit_and_apply
 from cgd.store.feature_store import FeatureStore
+from cgd.store.layout import RECIPE, WEIGHTS
 from cgd.types import ImageList, Key
 
 if TYPE_CHECKING:  # only the stages that run networks import torch
@@ -235,19 +237,17 @@ def method_config(recipe: Recipe) -> Any:
 def load_student(session: Session, where: str, scales: Sequence[float] = ()) -> EncoderSource:
     """The student in a folder, or in the store by its key; `scales` replace its own."""
     from cgd.models.load import trained_student
-    from cgd.stages.distill import WEIGHTS
 
     folder, about = find_student(session, where)
     text = about["student"]
     if scales:
-        text += f"{'&' if '?' in text else '?'}scales={','.join(map(str, scales))}"
+        spec = Spec.parse(text)
+        text = replace(spec, options={**spec.options, "scales": ",".join(map(str, scales))}).typed
     return trained_student(text, folder / WEIGHTS)
 
 
 def find_student(session: Session, where: str) -> tuple[Path, dict[str, Any]]:
     """The folder of a finished student and its recipe."""
-    from cgd.stages.distill import RECIPE
-
     folder = Path(where)
     if not (folder / RECIPE).is_file():
         if folder.is_dir():

@@ -15,9 +15,9 @@ from cgd.errors import CgdError, InputError, StoreError
 from cgd.pipeline.steps import Session, find_student, load_student
 from cgd.store.feature_store import Entry, FeatureStore
 from cgd.store.files import replace_file
+from cgd.store.layout import RECIPE
 from cgd.types import Key
 
-RECIPE = "recipe.json"  # as stages/distill.py has it, which imports torch
 SAMPLE = "sample.py"
 SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors", "pt2": ".pt2"}
 _OURS = "Written by `cgd students export`"

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cgd.pipeline.score_cards import CROP
+
 _PROTOCOLS = {"labels": "mAP", "easy": "E", "medium": "M", "hard": "H"}
 Result = Mapping[str, Any]
 
@@ -44,14 +46,13 @@ def _name(score: Result) -> str:
 
 def card_line(card: Result) -> str:
     """The protocol in one line, to stand beside a score."""
-    crop = {True: "queries cropped", False: "full queries (not the benchmark's protocol)", None: "queries have no box"}
     size = f"{card['resize']} {card['image_size']}" if card["resize"] != "none" else "unresized"
     scales = card["scales"] if isinstance(card["scales"][0], (int, float)) else card["scales"][0]
     fused = card.get("gallery")
     gallery = f"asymmetric: gallery by {', '.join(fused['teachers'])} fused by {fused['fusion']}" if fused else ""
     parts = [
         *filter(None, [gallery]),
-        crop[card["query_crop"]],
+        CROP[card["query_crop"]],
         f"{size}, {card['filter']}, scales {', '.join(f'{s:g}' for s in scales)}",
         f"{card['dim']} dimensions, {'whitened' if card['whitening'] else 'raw'}, {card['similarity']}",
         f"relevance by {card['relevance']}",

@@ -71,7 +71,7 @@ class _Given:
         return vectors
 
     def scores(self, loaded: np.ndarray, queries: slice) -> np.ndarray:
-        return loaded[queries]
+        return loaded[queries].copy()  # the scores are the caller's, and may be read-only
 
 
 def exact_ranks(
@@ -127,7 +127,6 @@ def nearest(
     scorer: Scorer, blocks: Sequence[Block], k: int, *, workers: int | None = None, what: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (Q, k) and rows (Q, k) int64 of the nearest images in order; -inf and -1 where there are fewer."""
-
     scores = np.full((scorer.count, k), -np.inf, np.float32)
     rows = np.full((scorer.count, k), -1, np.int64)
 
@@ -219,6 +218,8 @@ def _levels(
 ) -> list[_Levels]:
     """The scores of each query's wanted rows."""
     asked = np.unique(np.concatenate(wanted)) if wanted else np.zeros(0, np.int64)
+    if len(asked) and not (asked[0] >= 0 and asked[-1] < blocks[-1].rows.stop):
+        raise IndexError(f"rows {asked[0]} to {asked[-1]} are wanted of a gallery of {blocks[-1].rows.stop}")
     holding = [b for b in blocks if np.searchsorted(asked, b.rows.start) < np.searchsorted(asked, b.rows.stop)]
 
     def look(block: Block) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -29,10 +29,10 @@ from cgd.stages.withheld import Withheld, withheld_of
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import replace_file
 from cgd.store.keys import Identity, identify, ids_digest, labels_digest, settings_of
+from cgd.store.layout import RECIPE, WEIGHTS
 from cgd.types import ImageList, Key
 
 VERSION = 1
-WEIGHTS, RECIPE = "model.safetensors", "recipe.json"
 log = logging.getLogger(__name__)
 
 

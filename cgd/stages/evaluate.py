@@ -28,6 +28,7 @@ from cgd.stages.descriptors import (
     Vectors,
     computed,
     join,
+    keys_of,
     open_gallery,
 )
 from cgd.stages.images import store_images
@@ -37,6 +38,7 @@ from cgd.types import Benchmark, GroundTruth, Key, Score
 
 log = logging.getLogger(__name__)
 VERSION = 2  # 1: descriptors in single precision, no intervals
+DEFAULT_INDEX = IndexConfig()
 MEASURED = ("seconds", "peak_rss_mb", "index")
 
 
@@ -48,7 +50,7 @@ def evaluate(
     members: Sequence[Member],
     queries_cropped: bool | None,
     config: EvaluateConfig,
-    index: IndexConfig = IndexConfig(),  # noqa: B008 (frozen)
+    index: IndexConfig = DEFAULT_INDEX,
     random: RandomDistractors | None = None,
     scorer: Callable[[np.ndarray], Scorer] = DotProducts,
     workers: int | None = None,
@@ -216,12 +218,12 @@ def _refuse_empty(benchmark: Benchmark) -> None:
 def _refuse_others(store: FeatureStore, benchmark: Benchmark, members: Sequence[Member]) -> None:
     """Vectors of another model, or of other images, give numbers that look like scores."""
     for member in members:
-        if isinstance(member.gallery, Fused):
-            continue
-        gallery, queries = store.get(member.gallery), store.get(member.queries)
+        gallery, queries = store.get(keys_of(member.gallery)[0]), store.get(member.queries)
         for images, artifact in ((benchmark.gallery, gallery), (benchmark.queries, queries)):
             if artifact.settings["ids"] != ids_digest(images):
                 raise InputError(f"{artifact.key} holds other images than {images.title}: extract these first.")
+        if isinstance(member.gallery, Fused):
+            continue
         for key in (member.queries, *(d for d in member.distractors if isinstance(d, Key))):
             other = store.get(key)
             if other.settings["encoder"] != gallery.settings["encoder"]:

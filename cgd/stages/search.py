@@ -42,6 +42,8 @@ def embed_queries(source: EncoderSource, images: ImageList, config: ExtractConfi
     from cgd.stages.embed import Look, Meter, embed_rows
 
     encoder = source.build().to(compute.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    if images.boxes and encoder.input_spec.query_crop == "none":
+        raise InputError(f"{source.label} ignores boxes (query_crop=none): cut the picture, and search for it whole.")
     look = Look(encoder, CROPPED if images.boxes else FIXED)
     (block,) = embed_rows(range(len(images)), [look], images, config, compute, Meter())
     if not block["valid"].all():

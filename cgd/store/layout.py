@@ -70,6 +70,7 @@ LAYOUT: Mapping[str, tuple[Array, ...]] = {
         Array("average_precision", ("protocol", "query"), "float64", _NAN),
     ),
 }
+WEIGHTS, RECIPE = "model.safetensors", "recipe.json"  # of a student, in its folder and in the store
 ROWWISE = ("images", "embeddings", "whitened", "descriptors")  # kinds cut into shards of rows; the others are one shard
 
 # Below `.cgd`, out of Zarr's sight.

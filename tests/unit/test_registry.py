@@ -23,7 +23,9 @@ from cgd.registry import Spec, bind, convert, find, names, plugin, slug
     ],
 )
 def test_a_name_is_taken_apart(text: str, name: str, argument: str | None, options: dict[str, str]) -> None:
-    assert Spec.parse(text) == Spec(name, argument, options)
+    spec = Spec(name, argument, options)
+    assert Spec.parse(text) == spec
+    assert Spec.parse(spec.typed) == spec
 
 
 @pytest.mark.parametrize(

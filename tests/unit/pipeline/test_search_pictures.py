@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from trained import train
 
 from cgd.config import Recipe
 from cgd.errors import CgdError, InputError
@@ -20,7 +22,6 @@ from cgd.pipeline import search, steps, text
 from cgd.pipeline.recipe import override
 from cgd.pipeline.search_page import search_page
 from cgd.pipeline.steps import Session
-from cgd.pipeline.workspace import Workspace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +36,7 @@ class Place:
 def place(drawn: Path, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A student of one epoch, and a folder of photographs in sub-folders, one with a name that is hostile to HTML."""
     folder = tmp_path_factory.mktemp("search")
-    session = Session(str(folder / "s.zarr"), device="cpu", workers=0, workspace=Workspace(folder / "roots.yaml"))
-    recipe = override(tiny_recipe, ["distill.epochs=1", "extract.views=1", "distill.positives=label"])
-    images = session.workspace.images(f"manifest:{drawn / 'manifest.csv'}", "lm", "train")
-    extracted = steps.extract_teachers(session, images, recipe.extract)
-    raw = {label: dict(report.keys) for label, report in extracted.encoders.items()}
-    whitened = {label: views for label, (_, views) in steps.fit_whitening(session, raw, recipe.whiten).items()}
-    steps.distill(session, images, whitened, recipe, folder / "student")
+    session, recipe, images = train(folder, drawn, tiny_recipe)
     photos = folder / "photos"
     for number, (label, path) in enumerate(zip(images.labels or (), images.paths, strict=True)):
         target = photos / label / (f"<b>&{number}.png" if number == 0 else f"{number}.png")
@@ -86,6 +81,27 @@ def test_a_picture_from_elsewhere_is_judged_where_its_label_is_told(place: Place
 def test_a_box_searches_for_a_part_of_the_picture(place: Place) -> None:
     whole, part = (found(place, first(place), box=box)["queries"][0] for box in (None, (4.0, 4.0, 40.0, 40.0)))
     assert part["results"][0]["score"] < whole["results"][0]["score"]
+
+
+def test_a_box_that_a_student_would_ignore_is_refused(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.student, tmp_path / "student")
+    recipe = json.loads((tmp_path / "student/recipe.json").read_text())
+    recipe["student"] += "&query_crop=none"
+    (tmp_path / "student/recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(InputError, match=r"ignores boxes \(query_crop=none\): cut the picture"):
+        search.search(
+            place.session, str(tmp_path / "student"), "photos", [first(place)], place.recipe, box=(4.0, 4.0, 40.0, 40.0)
+        )
+
+
+@pytest.mark.parametrize("own", ["", "&scales=1,0.5"])
+def test_scales_asked_for_replace_those_in_a_students_name(place: Place, tmp_path: Path, own: str) -> None:
+    shutil.copytree(place.student, tmp_path / "student")
+    recipe = json.loads((tmp_path / "student/recipe.json").read_text())
+    recipe["student"] += own
+    (tmp_path / "student/recipe.json").write_text(json.dumps(recipe))
+    source = steps.load_student(place.session, str(tmp_path / "student"), [1.0, 0.75])
+    assert source.build().input_spec.scales == (1.0, 0.75)
 
 
 def test_more_than_there_is_comes_short(place: Place) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from trained import train
 
 from cgd.cli import cli
 from cgd.config import Recipe
@@ -21,11 +22,8 @@ from cgd.data.transforms import full_pixels
 from cgd.errors import CgdError, InputError, MissingError, StoreError
 from cgd.models import export
 from cgd.pipeline import steps, students
-from cgd.pipeline.recipe import override
 from cgd.pipeline.steps import Session
-from cgd.pipeline.workspace import Workspace
 from cgd.retrieval.vectors import combine_scales, l2
-from cgd.stages import distill
 from cgd.store.feature_store import FeatureStore
 
 STUDENT = "timm:test_resnet?dim=32&resize=longest&filter=bicubic&size=64"
@@ -50,13 +48,7 @@ class Place:
 def place(drawn: Path, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A student of one epoch, exported in every format."""
     folder = tmp_path_factory.mktemp("students")
-    session = Session(str(folder / "s.zarr"), device="cpu", workers=0, workspace=Workspace(folder / "roots.yaml"))
-    recipe = override(tiny_recipe, ["distill.epochs=1", "extract.views=1", f"distill.student='{STUDENT}'"])
-    images = session.workspace.images(f"manifest:{drawn / 'manifest.csv'}", "lm", "train")
-    extracted = steps.extract_teachers(session, images, recipe.extract)
-    raw = {label: dict(report.keys) for label, report in extracted.encoders.items()}
-    whitened = {label: views for label, (_, views) in steps.fit_whitening(session, raw, recipe.whiten).items()}
-    steps.distill(session, images, whitened, recipe, folder / "student")
+    session, _, _ = train(folder, drawn, tiny_recipe, f"distill.student='{STUDENT}'")
     return Place(session, folder / "student", drawn)
 
 
@@ -206,7 +198,6 @@ def test_an_unfinished_student_names_the_command_that_finishes_it(place: Place, 
 
 
 def test_students_are_listed_with_how_they_were_trained(place: Place) -> None:
-    assert students.RECIPE == distill.RECIPE
     (entry,) = students.list_students(place.session)["students"]
     assert entry["key"].startswith("students/lm-train.timm-test-resnet-")
     trained = {name: entry[name] for name in ("student", "method", "fusion", "epochs", "seed", "dimensions")}

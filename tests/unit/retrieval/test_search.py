@@ -48,6 +48,15 @@ def test_ranks_are_those_of_a_naive_loop_however_the_gallery_is_cut(case):
     assert [r.tolist() for r in exact_ranks(scores, positives, ignored)] == expected
 
 
+def test_scores_given_are_left_as_they_are_and_rows_past_the_gallery_are_refused():
+    scores = np.random.default_rng(0).standard_normal((2, 9))
+    scores.flags.writeable = False
+    positives, nothing = [np.array([1, 5])] * 2, [np.zeros(0, int)] * 2
+    assert [r.tolist() for r in exact_ranks(scores, positives, nothing)] == naive_ranks(scores, positives, nothing)
+    with pytest.raises(IndexError, match="rows 1 to 9 are wanted of a gallery of 9"):
+        exact_ranks(scores, [np.array([1, 9])] * 2, nothing)
+
+
 def blocks_of(vectors: np.ndarray, step: int, valid: np.ndarray | None = None) -> list[Block]:
     cuts = [range(a, min(a + step, len(vectors))) for a in range(0, len(vectors), step)]
     return [

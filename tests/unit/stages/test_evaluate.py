@@ -13,7 +13,7 @@ from cgd.config import EvaluateConfig, IndexConfig
 from cgd.errors import InputError
 from cgd.retrieval.metrics import PROTOCOLS, average_precision, relevance
 from cgd.retrieval.vectors import l2
-from cgd.stages.descriptors import Member, RandomDistractors
+from cgd.stages.descriptors import Fused, Member, RandomDistractors
 from cgd.stages.evaluate import evaluate
 from cgd.store.feature_store import FeatureStore
 from cgd.types import Benchmark, GroundTruth, Key
@@ -161,6 +161,13 @@ def test_drawn_distractors_say_that_they_are_no_protocol(place: dict[str, Any]) 
 
 
 # what is refused
+
+
+def test_a_fused_gallery_of_other_images_is_refused(place: dict[str, Any]) -> None:
+    member = place["member"]
+    fused = Fused((member.distractors[0],), (), "mean", member.gallery)
+    with pytest.raises(InputError, match=f"{member.distractors[0]} holds other images than made@gallery"):
+        scored(place, Member("net", fused, member.queries))
 
 
 def other(place: dict[str, Any], name: str, vectors: np.ndarray, encoder: str = "net", split: str | None = None) -> Key:

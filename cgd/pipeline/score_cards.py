@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cgd.errors import DamageError, MissingError, StoreError
+from cgd.pipeline.text import CROP
 from cgd.retrieval.metrics import PROTOCOLS
 from cgd.store.keys import canonical, sha256
 from cgd.types import Key
@@ -29,9 +30,6 @@ MODEL = (
     "similarity", "fused_gallery", "index_settings", "weights", "version",
 )  # fmt: skip
 FIELDS = ("model", *PROTOCOL, *MODEL)
-
-
-CROP = {True: "queries cropped", False: "full queries (not the benchmark's protocol)", None: "queries have no box"}
 
 
 @dataclass(frozen=True)

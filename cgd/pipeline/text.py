@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cgd.pipeline.score_cards import CROP
-
+CROP = {True: "queries cropped", False: "full queries (not the benchmark's protocol)", None: "queries have no box"}
 _PROTOCOLS = {"labels": "mAP", "easy": "E", "medium": "M", "hard": "H"}
 Result = Mapping[str, Any]
 

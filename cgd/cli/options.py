@@ -33,7 +33,7 @@ def options(*names: str) -> Callable[[Command], Command]:
     """The shared options `names`, then those of every command."""
 
     def decorate(command: Command) -> Command:
-        for name in reversed([*names, "store", "json", "quiet", "verbose", "debug"]):
+        for name in reversed([*names, "store", "upstream", "json", "quiet", "verbose", "debug"]):
             command = SHARED[name](command)
         return command
 
@@ -47,7 +47,14 @@ SHARED: dict[str, Callable[[Command], Command]] = {
         envvar="CGD_STORE",
         default="./features.zarr",
         show_default=True,
-        help="Feature store (or CGD_STORE).",
+        help="Feature store, a folder or a URL: s3://, gs://, https:// (or CGD_STORE).",
+    ),
+    "upstream": click.option(
+        "--upstream",
+        multiple=True,
+        metavar="URL",
+        envvar="CGD_UPSTREAM",
+        help="Read-only store behind the local one, repeatable (or CGD_UPSTREAM): what is missing is read from there.",
     ),
     "json": click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON object on standard output and nothing else there."
@@ -114,6 +121,7 @@ def session_of(o: dict[str, Any], **extra: Any) -> Session:
 
     return Session(
         o["store_url"],
+        o["upstream"],
         weights=o.get("weights"),
         device=o.get("device", "auto"),
         workers=o.get("workers", 2),

@@ -1,19 +1,18 @@
-"""The commands that look into a store."""
+"""The commands on a whole store."""
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 import click
 
-from cgd.cli.options import Group, options, print_result, running
+from cgd.cli.options import Group, options, print_result, running, session_of
 
 
 @click.group("store", cls=Group)
 def store_group() -> None:
-    """Look into a feature store and check it."""
+    """Look into a feature store, check, mend, copy and share it."""
 
 
 @store_group.command("ls")
@@ -23,65 +22,96 @@ def store_ls(**o: Any) -> None:
 
     \b
     cgd store ls --store features.zarr
+    cgd store ls --upstream https://example.org/features.zarr
     """
-    from cgd.pipeline import text
-    from cgd.store.feature_store import FeatureStore
+    from cgd.pipeline import storage, storage_text
 
     with running(o):
-        entries = [
-            {"key": str(e.key), "sealed": e.sealed, "shards": e.shards_done}
-            for e in FeatureStore.open(o["store_url"]).entries()
-        ]
-        print_result(o, {"artifacts": entries}, text.store_text)
+        print_result(o, storage.listing(session_of(o)), storage_text.listing_text)
 
 
 @store_group.command("info")
 @click.argument("key")
 @options()
 def store_info(**o: Any) -> None:
-    """Show what an artifact holds and what determined it; a part of its key will do.
+    """Show what an artifact was made from, by whom and with what; a part of its key will do.
 
     \b
     cgd store info whitening/photos
     """
-    from cgd.store.feature_store import FeatureStore
-    from cgd.store.layout import LAYOUT
+    from cgd.pipeline import storage, storage_text
 
     with running(o):
-        store = FeatureStore.open(o["store_url"])
-        artifact = store.get(store.resolve(o["key"], tuple(LAYOUT)))
-        result = {
-            "key": str(artifact.key),
-            "bytes": artifact.size,
-            "arrays": {name: list(artifact.shape(name)) for name in artifact.arrays},
-            "files": artifact.blobs,
-            **artifact.attributes,
-            "provenance": store.provenance(artifact.key),
-        }
-        print_result(o, result, lambda r: json.dumps(r, indent=2, ensure_ascii=False))
+        print_result(o, storage.info(session_of(o), o["key"]), storage_text.info_text)
 
 
 @store_group.command("verify")
 @click.argument("key", required=False)
+@click.option("--images", is_flag=True, help="Also compare every row with its image file, where those are at hand.")
 @options()
 def store_verify(**o: Any) -> None:
-    """Read everything and name each damaged shard; exit status 1 if there is one.
+    """Read everything and name each damaged file and its rows; exit status 1 if there is one.
 
     \b
     cgd store verify
+    cgd store verify embeddings/photos --images
     """
-    from cgd.store.feature_store import FeatureStore
-    from cgd.store.layout import LAYOUT
+    from cgd.pipeline import storage, storage_text
 
     with running(o):
-        store = FeatureStore.open(o["store_url"])
-        key = store.resolve(o["key"], tuple(LAYOUT)) if o["key"] else None
-        found = {str(k): problems for k, problems in store.verify(key)}
-        bad = sum(map(len, found.values()))
-        print_result(
-            o,
-            {"artifacts": len(found), "problems": [p for problems in found.values() for p in problems]},
-            lambda r: "\n".join([*r["problems"], f"{r['artifacts']} artifacts read, {bad} problems"]),
-        )
-        if bad:
+        result = storage.verify(session_of(o), o["key"], images=o["images"])
+        print_result(o, result, storage_text.verify_text)
+        if result["problems"] or result.get("changed_images"):
             sys.exit(1)
+
+
+@store_group.command("repair")
+@click.argument("key", required=False)
+@click.option("--from", "sources", multiple=True, metavar="URL", help="A store to take lost files from; repeatable.")
+@options()
+def store_repair(**o: Any) -> None:
+    """Mend what verify finds; what nobody has is dropped, and the command that makes it again is printed.
+
+    \b
+    cgd store repair --from https://example.org/features.zarr
+    """
+    from cgd.pipeline import storage, storage_text
+
+    with running(o):
+        print_result(o, storage.repair(session_of(o), o["key"], o["sources"]), storage_text.repair_text)
+
+
+@store_group.command("copy")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.option("--only", multiple=True, metavar="KEY", help="Only this artifact (a part of its key); repeatable.")
+@click.option("--inputs", is_flag=True, help="With --only: also everything it was made from.")
+@options()
+def store_copy(**o: Any) -> None:
+    """Copy what TO lacks, checked on both sides, and publish TO's catalog; the same command continues.
+
+    \b
+    cgd store copy features.zarr s3://team/features.zarr
+    cgd store copy https://example.org/features.zarr features.zarr --only whitened/photos.gem.crop-1
+    """
+    from cgd.pipeline import storage, storage_text
+
+    with running(o):
+        result = storage.copy(session_of(o), o["source"], o["target"], o["only"], inputs=o["inputs"])
+        print_result(o, result, storage_text.copy_text)
+        if result["failed"]:
+            sys.exit(1)
+
+
+@store_group.command("upgrade")
+@options()
+def store_upgrade(**o: Any) -> None:
+    """Bring a store to the present format version; arrays stay as they are.
+
+    \b
+    cgd store upgrade --store features.zarr
+    """
+    from cgd.pipeline import storage, storage_text
+
+    with running(o):
+        print_result(o, storage.upgrade(session_of(o)), storage_text.upgrade_text)

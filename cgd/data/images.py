@@ -26,21 +26,35 @@ class DecodedImage:
 
 
 def read_image(root: Path | None, path: str) -> DecodedImage:
-    """Read `root/path`, or else the image of that name in the archives of `root`.
+    """Read and decode `root/path`.
 
     An image that is missing or cannot be read raises; one that cannot be decoded does not.
     """
+    return decode(image_bytes(root, path))
+
+
+def image_bytes(root: Path | None, path: str) -> bytes:
+    """The bytes of the file `root/path`, or else of the image of that name in the archives of `root`."""
     if root is None:
         raise InputError(f"the folder that holds {path} is not known on this machine: give --dataset KIND:PATH once.")
     try:
-        data = (root / path).read_bytes()
+        return (root / path).read_bytes()
     except FileNotFoundError:
-        data = _from_archives(root, path)
+        return _from_archives(root, path)
     except OSError as error:
         raise InputError(
             f"cannot read the image {root / path}: {error.strerror}; mend that and repeat the same command."
         ) from error
-    digest = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+
+
+def digest_of(data: bytes) -> np.ndarray:
+    """The SHA-256 (32,) uint8 by which an image is known."""
+    return np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+
+
+def decode(data: bytes) -> DecodedImage:
+    """The image in a file's bytes."""
+    digest = digest_of(data)
     if not data:
         return DecodedImage(None, digest, "empty file")
     try:

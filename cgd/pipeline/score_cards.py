@@ -73,7 +73,7 @@ def read_scores(store: FeatureStore) -> tuple[list[StoredScore], dict[str, str]]
     if not found:
         damaged = f"{next(iter(left_out.values()))} There is no other score; " if left_out else ""
         raise MissingError(
-            f"{damaged or f'the store {store.files.root} has no scores: '}"
+            f"{damaged or f'the store {store.files.url} has no scores: '}"
             "`cgd evaluate --student DIR --benchmark NAME` makes one."
         )
 

@@ -17,6 +17,7 @@ from cgd.registry import Spec
 from cgd.stages import select
 from cgd.stages.whiten import WhiteningReport, apply_whitening, fit_and_apply
 from cgd.store.feature_store import FeatureStore
+from cgd.store.files import LocalFiles, replace_file
 from cgd.store.layout import RECIPE, WEIGHTS
 from cgd.types import ImageList, Key
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # only the stages that run networks import torch
     from cgd.stages.distill import Distillation, DistillReport
     from cgd.stages.extract import ExtractReport
     from cgd.stages.prove import Proof
+    from cgd.store.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Session:
     """What holds for a whole command and changes no result: where things are, which device, how many workers."""
 
     store_url: str
+    upstream: tuple[str, ...] = ()
     weights: Path | None = None
     device: str = "auto"
     workers: int = 2
@@ -43,7 +46,7 @@ class Session:
     workspace: Workspace = field(default_factory=Workspace)
 
     def store(self, *, write: bool = False) -> FeatureStore:
-        return FeatureStore.open(self.store_url, write=write)
+        return FeatureStore.open(self.store_url, write=write, upstream=self.upstream)
 
     def compute(self) -> Compute:
         from cgd.models.devices import Compute, pick_device
@@ -256,7 +259,7 @@ def find_student(session: Session, where: str) -> tuple[Path, dict[str, Any]]:
             )
         try:
             store = session.store()
-            folder = store.files.root / str(store.resolve(where, ("students",)))
+            folder = _unpacked(session, store.get(store.resolve(where, ("students",))))
         except MissingError as error:
             raise MissingError(f"'{where}' is no folder of a student, nor its key: {error}") from error
     try:
@@ -266,3 +269,15 @@ def find_student(session: Session, where: str) -> tuple[Path, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / RECIPE} is damaged: {error}.") from error
     return folder, about
+
+
+def _unpacked(session: Session, student: Artifact) -> Path:
+    """The folder of a stored student: in the store, or beside the working directory's notes where that is far away."""
+    files = {name: student.blob(name) for name in student.blobs}  # compared with the seal
+    if isinstance(student.files, LocalFiles):
+        return student.files.root / str(student.key)
+    folder = session.workspace.file.parent / "students" / student.key.name
+    for name, data in files.items():
+        if not (folder / name).is_file() or (folder / name).read_bytes() != data:
+            replace_file(folder / name, data)
+    return folder

@@ -27,7 +27,7 @@ def list_students(session: Session) -> dict[str, Any]:
     """Every finished student of the store: its network, and how it was trained."""
     store = session.store()
     found = [_entry(store, entry) for entry in store.entries("students") if entry.sealed]
-    return {"store": str(store.files.root), "students": found}
+    return {"store": str(store.files.url), "students": found}
 
 
 def _entry(store: FeatureStore, entry: Entry) -> dict[str, Any]:

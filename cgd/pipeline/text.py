@@ -156,7 +156,8 @@ def whitening_text(r: Result) -> str:
 
 
 def estimate_text(r: Result) -> str:
-    size = f"{r['bytes'] / 1e9:.3f} GB to write, {r['free_bytes'] / 1e9:.1f} GB free"
+    free = "unknown space" if r["free_bytes"] is None else f"{r['free_bytes'] / 1e9:.1f} GB"
+    size = f"{r['bytes'] / 1e9:.3f} GB to write, {free} free"
     if not r["artifacts"]:
         return f"all {r['images']} images are embedded already; {size}"
     rate = f"about {r['seconds'] / 3600:.2f} hours at {r['images_per_second']:.1f} images/s"
@@ -168,14 +169,6 @@ def training_text(r: Result) -> str:
         f"{r['epochs']} epochs of {r['steps_per_epoch']} steps, {r['target_bytes'] / 1e6:.1f} MB of targets an epoch: "
         f"about {r['seconds'] / 3600:.2f} hours at {r['seconds_per_step']:.2f} s a step"
     )
-
-
-def store_text(r: Result) -> str:
-    lines = [
-        f"{a['key']}  {'sealed' if a['sealed'] else 'not sealed, ' + str(a['shards']) + ' shards done'}"
-        for a in r["artifacts"]
-    ]
-    return "\n".join(lines) or "the store is empty"
 
 
 def teachers_text(r: Result) -> str:

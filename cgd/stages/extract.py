@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -169,7 +168,13 @@ def estimate(
     """Bytes to write, bytes free and seconds to expect for what is not stored yet; measured on a few images."""
     wanted = _wanted(images, sources, views, config)
     unsealed = [w for w in wanted if not store.is_sealed(w.identity.key)]
-    result = {"images": len(images), "artifacts": len(unsealed), "free_bytes": _free(store), "bytes": 0, "seconds": 0.0}
+    result = {
+        "images": len(images),
+        "artifacts": len(unsealed),
+        "free_bytes": store.files.free_bytes(),
+        "bytes": 0,
+        "seconds": 0.0,
+    }
     if not unsealed:
         return result
     looks = _looks(unsealed, {w.source.label: Tally() for w in unsealed}, compute)
@@ -210,10 +215,10 @@ def _looks(wanted: Sequence[_Wanted], tallies: dict[str, Tally], compute: Comput
 
 def _check_space(store: FeatureStore, images: ImageList, looks: Sequence[Look]) -> None:
     """Refuse early where the disk is too small."""
-    needed, free = _bytes(images, looks), _free(store)
-    if needed > free:
+    needed, free = _bytes(images, looks), store.files.free_bytes()
+    if free is not None and needed > free:
         raise StoreError(
-            f"these embeddings need {needed / 1e9:.2f} GB, the store {store.files.root} has {free / 1e9:.2f} GB free; "
+            f"these embeddings need {needed / 1e9:.2f} GB, the store {store.files.url} has {free / 1e9:.2f} GB free; "
             "nothing was written: free space, or name another --store."
         )
 
@@ -295,11 +300,3 @@ def _failures(store: FeatureStore, wanted: Sequence[_Wanted]) -> dict[str, str]:
 
 def _bytes(images: ImageList, looks: Sequence[Look]) -> int:
     return sum(4 * int(np.prod(look.shapes(len(images))["vectors"])) for look in looks)
-
-
-def _free(store: FeatureStore) -> int:
-    """Bytes free where the store is or will be."""
-    root = store.files.root.absolute()
-    while not root.exists():
-        root = root.parent
-    return shutil.disk_usage(root).free

@@ -36,7 +36,7 @@ class TargetPlan:
     came. `labels` are there where pairs are of images with one label. `withheld` are rows not to train on.
     """
 
-    store: str
+    store: tuple[str, ...]
     teachers: tuple[tuple[Key, ...], ...]
     views: tuple[int, ...]
     labels: tuple[str, ...] | None
@@ -47,6 +47,10 @@ class TargetPlan:
     seed: int
     codebook: Key | None = None
     withheld: tuple[int, ...] = ()
+
+    def open_store(self) -> FeatureStore:
+        """The store of the URL `store` begins with, the others behind it."""
+        return FeatureStore.open(self.store[0], upstream=self.store[1:])
 
 
 def make_method(name: str, config: Any, fusion: str, codebook: Codebook | None = None) -> Method:
@@ -63,7 +67,7 @@ def make_method(name: str, config: Any, fusion: str, codebook: Codebook | None =
 
 def method_of(plan: TargetPlan) -> Method:
     """The plan's method, with its codebook read from the store."""
-    codebook = None if plan.codebook is None else read_codebook(FeatureStore.open(plan.store), plan.codebook)
+    codebook = None if plan.codebook is None else read_codebook(plan.open_store(), plan.codebook)
     return make_method(plan.method, plan.method_config, plan.fusion, codebook)
 
 
@@ -76,7 +80,7 @@ def read_codebook(store: FeatureStore, key: Key) -> Codebook:
 def epoch_batches(plan: TargetPlan, epoch: int) -> list[Batch]:
     """The batches of an epoch: single images, pairs by label where the plan has labels, or two views of an image."""
     generator = epoch_generator(plan.seed, epoch)
-    usable = usable_rows(FeatureStore.open(plan.store), plan.teachers)
+    usable = usable_rows(plan.open_store(), plan.teachers)
     usable[list(plan.withheld)] = False
     if registry.find("cgd.methods", plan.method).needs.images_per_row == 1:
         return list(single_images(usable, plan.views, plan.batch_pairs, generator))
@@ -87,7 +91,7 @@ def epoch_batches(plan: TargetPlan, epoch: int) -> list[Batch]:
 
 def epoch_targets(plan: TargetPlan, epoch: int) -> tuple[list[Batch], list[Target]]:
     """Batches and targets of an epoch, by one sequential pass over each teacher's shards."""
-    store = FeatureStore.open(plan.store)
+    store = plan.open_store()
     batches = epoch_batches(plan, epoch)
     rows = np.concatenate([b.rows for b in batches])  # (P, V)
     views = np.concatenate([b.views for b in batches])

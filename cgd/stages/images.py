@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from cgd.data.images import read_image
+from cgd.data.images import digest_of, image_bytes, read_image
 from cgd.errors import InputError
+from cgd.progress import progress
+from cgd.store.artifact import Artifact
 from cgd.store.feature_store import FeatureStore
 from cgd.store.keys import ids_digest, images_identity
 from cgd.types import ImageList, Key
@@ -45,6 +47,22 @@ def check_same_images(store: FeatureStore, images: ImageList) -> None:
             for row in np.unique(np.linspace(rows.start, rows.stop - 1, SAMPLES).astype(int)):
                 found = read_image(images.root, images.paths[row]).digest
                 check_digest(images, int(row), found, digests[row - rows.start])
+
+
+def changed_images(artifact: Artifact, images: ImageList) -> list[str]:
+    """The ids of images that an embeddings artifact holds and whose files are not the ones its rows were made from.
+
+    Raises `InputError` where a file is missing.
+    """
+    changed = []
+    with progress(artifact.rows, f"{artifact.key}, images") as bar:
+        for rows, (ids, digests) in artifact.blocks("ids", "digests"):
+            for row, name, digest in zip(rows, ids, digests, strict=True):
+                known = row < len(images) and images.ids[row] == name
+                if not known or not np.array_equal(digest_of(image_bytes(images.root, images.paths[row])), digest):
+                    changed.append(name)
+                bar.update(1)
+    return changed
 
 
 def check_digest(images: ImageList, row: int, found: np.ndarray, stored: np.ndarray) -> None:

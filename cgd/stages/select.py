@@ -33,7 +33,7 @@ def embeddings_of(
     if not found:
         whose = f" of {teacher}" if teacher else ""
         command = f"cgd extract-teachers --dataset {title} --teachers {teacher or '…'}"
-        raise MissingError(f"the store {store.files.root} has no embeddings of {title}{whose}: run `{command}` first.")
+        raise MissingError(f"the store {store.files.url} has no embeddings of {title}{whose}: run `{command}` first.")
     for label, views in found.items():
         for view, keys in views.items():
             if len(keys) > 1:

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from cgd.errors import DamageError, MissingError
-from cgd.store import layout, shards
-from cgd.store.files import LocalFiles
-from cgd.store.keys import sha256
+from cgd.store import layout, seals, shards
+from cgd.store.files import Files
+from cgd.store.keys import canonical, sha256
+from cgd.store.seals import Receipt
 from cgd.types import Key
+
+FETCHES = 16  # requests in flight to a store over a network
 
 
 class Artifact:
     """One sealed artifact. Arrays come back read-only; a shard that differs from its seal is never returned."""
 
-    def __init__(self, files: LocalFiles, key: Key) -> None:
+    def __init__(self, files: Files, key: Key) -> None:
         self.files = files
         self.key = key
-        self._digests: dict[str, str] = files.read_json(f"{layout.SEALS}/{key}.json")["files"]
-        self._metadata = {
-            p.removesuffix("/zarr.json"): self._read(p) for p in self._digests if p.endswith("/zarr.json")
-        }
-        self.attributes: dict[str, Any] = json.loads(self._read("zarr.json"))["attributes"]["cgd"]
+        self._digests = dict(seals.read_seal(files, key).files)
+        self._metadata = {p.removesuffix("/zarr.json"): self.raw(p) for p in self._digests if p.endswith("/zarr.json")}
+        self.attributes = checked_attributes(key, self.raw("zarr.json"))
         self._shapes = {name: shards.shape_of(m) for name, m in self._metadata.items()}
 
     @property
@@ -61,9 +64,8 @@ class Artifact:
 
     def read_shard(self, array: str, shard: int) -> np.ndarray:
         """Rows of `array` in one shard."""
-        metadata = self._metadata[array]
         path = layout.shard_path(array, shard, len(self.shape(array)))
-        return shards.decode(metadata, shard, self._read(path))
+        return shards.decode(self._metadata[array], shard, self.raw(path))
 
     def read(self, array: str) -> np.ndarray:
         """The whole array; for what is known to be small."""
@@ -96,7 +98,7 @@ class Artifact:
         """The bytes of a file that is no array."""
         if path not in self._digests:
             raise MissingError(f"{self.key} has no file {path}; it has {', '.join(sorted(self._digests))}.")
-        return self._read(path)
+        return self.raw(path)
 
     @property
     def blobs(self) -> list[str]:
@@ -106,20 +108,18 @@ class Artifact:
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(self.files.size(f"{self.key}/{p}") for p in self._digests if self.files.exists(f"{self.key}/{p}"))
+        with ThreadPoolExecutor(1 if self.files.is_local else FETCHES) as pool:
+            return sum(pool.map(self._size, self._digests))
 
-    def problems(self) -> Iterator[str]:
-        """Every file that is missing or differs from the seal, with the rows it holds."""
-        for path in sorted(self._digests):
-            try:
-                data = self.files.read(f"{self.key}/{path}")
-            except OSError as error:
-                yield f"{self.key}/{path}{self._rows_of(path)}: {error.strerror}"
-                continue
-            if sha256(data) != self._digests[path]:
-                yield f"{self.key}/{path}{self._rows_of(path)}: differs from its seal"
+    def _size(self, path: str) -> int:
+        with suppress(FileNotFoundError):
+            return self.files.size(f"{self.key}/{path}")
+        return 0
 
-    def _read(self, path: str) -> bytes:
+    def raw(self, path: str) -> bytes:
+        """The bytes of any of its files as they are stored, compared with the seal."""
+        if path not in self._digests:
+            raise DamageError(f"the seal of {self.key} does not name {path}; run `cgd store verify {self.key}`.")
         return _checked(self.files, self.key, path, self._digests[path], self._rows_of(path))
 
     def _rows_of(self, path: str) -> str:
@@ -127,18 +127,43 @@ class Artifact:
         parts = path.split("/")
         if self.key.kind not in layout.ROWWISE or len(parts) < 3 or parts[1] != "c":
             return ""
-        rows = self.shard_range(int(parts[2]))
-        return f" (rows {rows.start} to {rows.stop - 1})"
+        return rows_text(self.shard_range(int(parts[2])))
 
 
-def read_finished(files: LocalFiles, key: Key, receipt: dict[str, Any], array: str) -> np.ndarray:
+def rows_text(rows: range) -> str:
+    """Which rows, as it stands behind a shard's path."""
+    return f" (rows {rows.start} to {rows.stop - 1})"
+
+
+def checked_attributes(key: Key, metadata: bytes) -> dict[str, Any]:
+    """The attributes in an artifact's `zarr.json`; refuses those of another artifact."""
+    try:
+        about: dict[str, Any] = json.loads(metadata)["attributes"]["cgd"]
+        made = {"version": about["version"], "settings": about["settings"], "inputs": about["inputs"]}
+        digest = sha256(canonical({"kind": key.kind, **made}))
+        fits = digest == about["digest"] and digest.startswith(key.mark)
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise DamageError(
+            f"{key}/zarr.json is damaged or another artifact's; `cgd store verify {key}` tells what is left."
+        )
+    return about
+
+
+def read_finished(files: Files, key: Key, receipt: Receipt, array: str) -> np.ndarray:
     """Rows of `array` in a shard that has a `receipt`, in an artifact sealed or not."""
-    metadata = files.read(f"{key}/{array}/zarr.json")
-    path = layout.shard_path(array, receipt["shard"], len(shards.shape_of(metadata)[0]))
-    return shards.decode(metadata, receipt["shard"], _checked(files, key, path, receipt["files"][path], ""))
+    path = f"{array}/zarr.json"
+    metadata = files.read(f"{key}/{path}")
+    if receipt.metadata:
+        metadata = _checked(files, key, path, receipt.metadata[path], "")
+    path = layout.shard_path(array, receipt.shard, len(shards.shape_of(metadata)[0]))
+    if path not in receipt.files:
+        raise DamageError(f"the receipt of shard {receipt.shard} of {key} does not name {path}.")
+    return shards.decode(metadata, receipt.shard, _checked(files, key, path, receipt.files[path], ""))
 
 
-def _checked(files: LocalFiles, key: Key, path: str, digest: str, rows: str) -> bytes:
+def _checked(files: Files, key: Key, path: str, digest: str, rows: str) -> bytes:
     """A file's bytes, refused where they are missing or not those that were written."""
     try:
         data = files.read(f"{key}/{path}")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgd.errors import DamageError, MissingError, StoreError
-from cgd.store import layout
-from cgd.store.files import LocalFiles
+from cgd.store import layout, provenance
+from cgd.store.files import Files, LocalFiles
 from cgd.store.keys import Identity
+from cgd.store.remote import open_files
+from cgd.store.seals import read_receipt, seal_path
 from cgd.types import Key
 
 if TYPE_CHECKING:
@@ -24,12 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a listing: `shards_done` of `shards` have a receipt (`shards` unknown = 0), `sealed` or not."""
+    """One line of a listing: `shards_done` shards have a receipt, `sealed` or not; `files` is where it is."""
 
     key: Key
     sealed: bool
-    attributes: Mapping[str, Any]
     shards_done: int
+    files: Files
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Any]:
+        """What its `zarr.json` says, unchecked; nothing where that is damaged."""
+        try:
+            found: Mapping[str, Any] = json.loads(self.files.read(f"{self.key}/zarr.json"))["attributes"]["cgd"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return found
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -41,72 +52,70 @@ class Entry:
 
 
 class FeatureStore:
-    """A folder of artifacts in Zarr v3; read-only unless `write`."""
+    """A folder or a URL of artifacts in Zarr v3, with others behind it; read-only unless `write`.
 
-    def __init__(self, files: LocalFiles) -> None:
+    What is not sealed in `files` is read from the first of `upstream` that has it; everything written goes to `files`.
+    """
+
+    def __init__(self, files: Files, upstream: Sequence[Files] = ()) -> None:
         self.files = files
-        if files.exists("zarr.json"):
-            self._check_schema()
+        self.upstream = tuple(upstream)
+        self._opened: dict[Key, Artifact] = {}
 
     @classmethod
-    def open(cls, url: str | Path, *, write: bool = False) -> FeatureStore:
-        """Open the store at `url`; only with `write` may it not exist yet."""
-        text = str(url).removeprefix("file://")
-        if "://" in text:
-            raise StoreError(f"cannot open the store {url}: this version opens local folders only.")
-        root = Path(text).expanduser()
-        if root.exists() and not root.is_dir():
-            raise StoreError(f"{root} is a file, not a feature store; name a folder with --store.")
-        store = cls(LocalFiles(root, write=write))
-        if not write and not store.files.exists("zarr.json"):
-            raise MissingError(
-                f"there is no feature store at {root}; `cgd extract-teachers` makes one, --store names another."
-            )
-        if not store.files.exists("zarr.json") and _holds_other_files(root):
-            raise StoreError(
-                f"{root} holds other files and is no feature store; name an empty or new folder with --store."
-            )
-        return store
+    def open(cls, url: str | Path, *, write: bool = False, upstream: Iterable[str | Path] = ()) -> FeatureStore:
+        """Open the store at `url`, with read-only ones behind it; only with `write`, or those, may it not exist yet."""
+        behind = [_opened(each) for each in upstream]
+        if not write and behind and not _is_there(url):
+            return cls(open_files(url), behind)
+        return cls(_opened(url, write=write), behind)
 
-    def _check_schema(self) -> None:
-        try:
-            found = json.loads(self.files.read("zarr.json"))["attributes"]["cgd"]["schema"]
-        except (ValueError, KeyError, TypeError):
-            found = None
-        if not isinstance(found, int):
-            raise StoreError(f"{self.files.root} is a Zarr group but no feature store of cgd.")
-        if found > layout.SCHEMA:
-            raise StoreError(
-                f"{self.files.root} has format version {found}, this cgd reads up to {layout.SCHEMA}: upgrade cgd."
-            )
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """What to open in another process: the store's own URL and those behind it."""
+        return (self.files.url, *(files.url for files in self.upstream))
+
+    @property
+    def places(self) -> tuple[Files, ...]:
+        """Where artifacts are looked for, in this order."""
+        return (self.files, *self.upstream)
 
     def entries(self, kind: str | None = None) -> Iterator[Entry]:
-        """Every artifact begun, sealed or not, sorted by key."""
+        """Every artifact begun, sealed or not, sorted by key; each once, from where it is read."""
         for each in [kind] if kind else sorted(layout.LAYOUT):
-            seals = set(self.files.children(f"{layout.SEALS}/{each}"))
-            for name in self.files.children(each):
-                if not Key.is_name(name):  # zarr.json, or what a file system or a person left there
-                    continue
-                key = Key.parse(f"{each}/{name}")
-                try:
-                    attributes = json.loads(self.files.read(f"{key}/zarr.json"))["attributes"]["cgd"]
-                except (OSError, ValueError, KeyError):
-                    attributes = {}
-                done = len(self.files.children(f"{layout.RECEIPTS}/{key}"))
-                yield Entry(key, f"{name}.json" in seals, attributes, done)
+            found: dict[str, Entry] = {}
+            for files in self.places:
+                for entry in _entries(files, each):
+                    known = found.get(entry.key.name)
+                    if known is None or (entry.sealed and not known.sealed):
+                        found[entry.key.name] = entry
+            yield from (found[name] for name in sorted(found))
 
     def is_sealed(self, key: Key) -> bool:
-        return self.files.exists(f"{layout.SEALS}/{key}.json")
+        return self._holder(key) is not None
 
     def get(self, key: Key) -> Artifact:
         """The sealed artifact `key`; refuses an unsealed one."""
         from cgd.store.artifact import Artifact
 
-        if not self.is_sealed(key):
+        if key in self._opened:
+            return self._opened[key]
+        files = self._holder(key)
+        if files is None:
             if self.files.exists(f"{key}/zarr.json"):
                 raise MissingError(f"{key} is not whole yet: repeat the command that makes it, it continues.")
-            raise MissingError(f"there is no {key} in the store {self.files.root}; `cgd store ls` lists what there is.")
-        return Artifact(self.files, key)
+            where = " or ".join(each.url for each in self.places)
+            raise MissingError(f"there is no {key} in the store {where}; `cgd store ls` lists what there is.")
+        artifact = Artifact(files, key)
+        if not files.is_local:  # its seal and metadata would cost a round trip each, again and again
+            self._opened[key] = artifact
+        return artifact
+
+    def _holder(self, key: Key) -> Files | None:
+        """The first place where `key` is sealed."""
+        if key in self._opened:
+            return self._opened[key].files
+        return next((files for files in self.places if files.exists(seal_path(key))), None)
 
     def resolve(self, text: str, kinds: tuple[str, ...]) -> Key:
         """A key as typed: whole, or any part of one that fits a single sealed artifact of `kinds`."""
@@ -121,14 +130,14 @@ class FeatureStore:
         """Rows of each shard with a receipt, sealed or not, and what reads an array of it, digest checked."""
         from cgd.store.artifact import read_finished
 
-        for name in self.files.children(f"{layout.RECEIPTS}/{key}"):
-            receipt = self.files.read_json(f"{layout.RECEIPTS}/{key}/{name}")
-            yield range(*receipt["rows"]), partial(read_finished, self.files, key, receipt)
+        files = self._holder(key) or self.files
+        for name in files.children(f"{layout.RECEIPTS}/{key}"):
+            receipt = read_receipt(files, key, int(name.removesuffix(".json")))
+            yield range(*receipt.rows), partial(read_finished, files, key, receipt)
 
     def provenance(self, key: Key) -> list[dict[str, Any]]:
         """Who wrote shards of `key`, when, with which libraries, and what they noted; oldest first."""
-        folder = f"{layout.PROVENANCE}/{key}"
-        return [json.loads(self.files.read(f"{folder}/{name}")) for name in self.files.children(folder)]
+        return provenance.read(self._holder(key) or self.files, key)
 
     def find(self, kind: str, /, **settings: Any) -> list[Key]:
         """Sealed artifacts of `kind` whose settings hold these values, sorted."""
@@ -172,19 +181,71 @@ class FeatureStore:
             writer.seal(notes)
         return identity.key
 
-    def verify(self, key: Key | None = None) -> Iterator[tuple[Key, list[str]]]:
-        """Read everything of `key`, or of every artifact; the problems of each (none = whole)."""
-        found = [key] if key else [e.key for e in self.entries()]
-        for each in found:
-            if not self.is_sealed(each):
-                yield each, [f"{each}: not sealed"]
-                continue
-            try:
-                artifact = self.get(each)
-            except StoreError as error:
-                yield each, [str(error)]
-                continue
-            yield each, list(artifact.problems())
+    def verify(self, key: Key | None = None) -> Iterator[tuple[Key | None, list[str]]]:
+        """Read everything of `key`, or of all there is; the problems of each (none = whole), the store's own first.
+
+        What is still being written is no problem.
+        """
+        from cgd.store.verify import verify
+
+        for each, found in verify(self.files, [key] if key else None):
+            yield each, [str(problem) for problem in found]
+
+
+def _opened(url: str | Path, *, write: bool = False) -> Files:
+    """The files of the store at `url`; refuses what is none, and what is not there unless it is to be written."""
+    files = open_files(url, write=write)
+    if isinstance(files, LocalFiles) and files.root.exists() and not files.root.is_dir():
+        raise StoreError(f"{files.url} is a file, not a feature store; name a folder with --store.")
+    if files.exists("zarr.json"):
+        _check_schema(files)
+    elif not write:
+        raise MissingError(
+            f"there is no feature store at {files.url}; `cgd extract-teachers` makes one, --store names another."
+        )
+    elif isinstance(files, LocalFiles) and _holds_other_files(files.root):
+        raise StoreError(
+            f"{files.url} holds other files and is no feature store; name an empty or new folder with --store."
+        )
+    return files
+
+
+def _is_there(url: str | Path) -> bool:
+    files = open_files(url)
+    return files.exists("zarr.json") or (isinstance(files, LocalFiles) and files.root.exists())
+
+
+def _check_schema(files: Files) -> None:
+    try:
+        found = json.loads(files.read("zarr.json"))["attributes"]["cgd"]["schema"]
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if not isinstance(found, int):
+        if files.children(layout.SEALS):
+            raise DamageError(
+                f"{files.url}/zarr.json is damaged: `cgd store repair --store {files.url}` writes it again."
+            )
+        raise StoreError(f"{files.url} is a Zarr group but no feature store of cgd.")
+    if found > layout.SCHEMA:
+        raise StoreError(f"{files.url} has format version {found}, this cgd reads up to {layout.SCHEMA}: upgrade cgd.")
+
+
+def keys_in(files: Files, kind: str | None = None) -> list[Key]:
+    """Everything begun in one place, sorted: what has a folder, receipts or a seal."""
+    found = []
+    for each in [kind] if kind else sorted(layout.LAYOUT):
+        sealed = (name.removesuffix(".json") for name in files.children(f"{layout.SEALS}/{each}"))
+        names = {*files.children(each), *files.children(f"{layout.RECEIPTS}/{each}"), *sealed}
+        # not zarr.json, nor what a file system or a person left there
+        found += [Key.parse(f"{each}/{name}") for name in sorted(names) if Key.is_name(name)]
+    return found
+
+
+def _entries(files: Files, kind: str) -> Iterator[Entry]:
+    """The artifacts of a kind in one place."""
+    seals = set(files.children(f"{layout.SEALS}/{kind}"))
+    for key in keys_in(files, kind):
+        yield Entry(key, f"{key.name}.json" in seals, len(files.children(f"{layout.RECEIPTS}/{key}")), files)
 
 
 def _holds_other_files(root: Path) -> bool:

@@ -1,11 +1,13 @@
-"""Bytes by path below a store's root: create-if-absent publication, and nothing is ever overwritten."""
+"""Bytes by path below a store's root, in a folder: create-if-absent publication, and nothing is ever overwritten."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
+import shutil
 import socket
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,26 +17,90 @@ from cgd.errors import DamageError, StoreError
 TEMPORARY = ".cgd/tmp"
 
 
-class LocalFiles:
-    """A folder of a file system that has hard links; read-only unless `write`."""
+class Files(ABC):
+    """Where a store's bytes are; read-only unless `write`. `url` is how a user names the place."""
 
-    def __init__(self, root: Path, *, write: bool = False) -> None:
-        self.root = root
-        self.write = write
+    url: str
+    write: bool
+    is_local = False
+    lists = True  # whether what stands there can be listed, and not only what a catalog names
 
+    @abstractmethod
     def read(self, path: str) -> bytes:
-        """The bytes at `path`; raises `FileNotFoundError`."""
-        return (self.root / path).read_bytes()
+        """The bytes at `path`; raises `FileNotFoundError`, and `StoreError` where they cannot be read."""
+
+    @abstractmethod
+    def exists(self, path: str) -> bool: ...
+
+    @abstractmethod
+    def size(self, path: str) -> int:
+        """Bytes at `path`; raises `FileNotFoundError`."""
+
+    @abstractmethod
+    def children(self, folder: str) -> list[str]:
+        """Names of what stands directly in `folder`, sorted; empty where there is no such folder."""
+
+    @abstractmethod
+    def publish(self, path: str, data: bytes) -> bool:
+        """Let `data` appear whole at `path` unless something stands there; True if this call put it there."""
+
+    @abstractmethod
+    def replace(self, path: str, data: bytes) -> None:
+        """Let `data` appear whole at `path`, over what stands there: for repair, upgrade and the catalog only."""
+
+    @abstractmethod
+    def remove(self, path: str) -> None:
+        """Remove the file at `path`, if it is there."""
+
+    def sweep(self) -> None:  # noqa: B027 (only folders have temporary files)
+        """Remove what dead processes of this machine left."""
+
+    def free_bytes(self) -> int | None:
+        """Bytes free, where that can be known."""
+        return None
 
     def read_json(self, path: str) -> dict[str, Any]:
         """The object at `path`; one that is damaged is refused by name."""
         try:
             value = json.loads(self.read(path))
         except ValueError as error:
-            raise DamageError(f"{self.root / path} is damaged: {' '.join(str(error).split())}.") from error
+            raise DamageError(f"{self.url}/{path} is damaged: {' '.join(str(error).split())}.") from error
         if not isinstance(value, dict):
-            raise DamageError(f"{self.root / path} is damaged: it holds no JSON object.")
+            raise DamageError(f"{self.url}/{path} is damaged: it holds no JSON object.")
         return value
+
+    def walk(self, folder: str) -> list[str]:
+        """Paths of all files below `folder`, sorted."""
+        found = []
+        for name in self.children(folder):
+            path = f"{folder}/{name}" if folder else name
+            found += [path] if self.exists(path) else self.walk(path)
+        return found
+
+    def _refuse_unless_writing(self, path: str) -> None:
+        if not self.write:
+            raise StoreError(f"the store {self.url} is open for reading only; cannot write {path}.")
+
+
+class LocalFiles(Files):
+    """A folder of a file system that has hard links."""
+
+    is_local = True
+
+    def __init__(self, root: Path, *, write: bool = False) -> None:
+        self.root = root
+        self.url = str(root)
+        self.write = write
+
+    def read(self, path: str) -> bytes:
+        try:
+            return (self.root / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise FileNotFoundError(*error.args) from error
+        except OSError as error:
+            raise StoreError(
+                f"cannot read {self.root / path}: {error.strerror}; mend that (rights, the disk) and repeat it."
+            ) from error
 
     def exists(self, path: str) -> bool:
         return (self.root / path).is_file()
@@ -43,22 +109,46 @@ class LocalFiles:
         return (self.root / path).stat().st_size
 
     def children(self, folder: str) -> list[str]:
-        """Names of what stands directly in `folder`, sorted; empty where there is no such folder."""
         with suppress(FileNotFoundError, NotADirectoryError):
             return sorted(os.listdir(self.root / folder))
         return []
 
+    def free_bytes(self) -> int | None:
+        root = self.root.absolute()
+        while not root.exists():
+            root = root.parent
+        return shutil.disk_usage(root).free
+
     def publish(self, path: str, data: bytes) -> bool:
-        """Let `data` appear whole at `path` unless something stands there; True if this call put it there.
+        """As `Files.publish`.
 
         A crash leaves either nothing or everything: the bytes reach the disk under a temporary name, the name
         appears by a hard link (which fails where the name exists), and then the folder reaches the disk.
         """
-        if not self.write:
-            raise StoreError(f"the store {self.root} is open for reading only; cannot write {path}.")
-        target = self.root / path
-        if target.exists():
+        self._refuse_unless_writing(path)
+        if (self.root / path).exists():
             return False
+        return self._place(path, data, over=False)
+
+    def replace(self, path: str, data: bytes) -> None:
+        self._refuse_unless_writing(path)
+        self._place(path, data, over=True)
+
+    def remove(self, path: str) -> None:
+        self._refuse_unless_writing(path)
+        target = self.root / path
+        try:
+            target.unlink(missing_ok=True)
+            with suppress(OSError):  # folders that are empty now
+                for folder in list(target.relative_to(self.root).parents)[:-1]:
+                    (self.root / folder).rmdir()
+        except OSError as error:
+            raise StoreError(
+                f"cannot remove {path} from the store {self.root}: {error.strerror or error}; mend that and repeat."
+            ) from error
+
+    def _place(self, path: str, data: bytes, *, over: bool) -> bool:
+        target = self.root / path
         temporary = self.root / TEMPORARY / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             _make_folder(temporary.parent)
@@ -69,7 +159,7 @@ class LocalFiles:
                     handle.flush()
                     os.fsync(handle.fileno())
                 try:
-                    os.link(temporary, target)
+                    temporary.replace(target) if over else os.link(temporary, target)
                 except FileExistsError:
                     return False
             finally:

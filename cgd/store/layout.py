@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-SCHEMA = 1
+SCHEMA = 2  # 2: receipts and seals prove themselves, and receipts name the metadata
 SHARD_BYTES = 16_000_000
 INNER_ROWS = 512
 SHARDS_WANTED = 16  # a small data set is cut too, so that an interruption loses little of it
@@ -111,6 +111,10 @@ def inner_rows(rows_of_shard: int) -> int:
 def row_bytes(shapes: Mapping[str, tuple[int, ...]], specs: tuple[Array, ...]) -> int:
     """Bytes of the widest array's row."""
     return max(ITEM_BYTES[a.dtype] * prod(shapes[a.name][1:]) for a in specs)
+
+
+def receipt_name(shard: int) -> str:
+    return f"{shard:08d}.json"
 
 
 def shard_path(array: str, shard: int, dims: int) -> str:

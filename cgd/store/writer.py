@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-import platform
-import socket
-import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
-from cgd.errors import StoreError
-from cgd.store import layout, shards
-from cgd.store.files import LocalFiles
+from cgd.errors import DamageError, StoreError
+from cgd.store import layout, provenance, seals, shards
+from cgd.store.files import Files
 from cgd.store.keys import Identity, sha256
+from cgd.store.seals import Receipt
 
 Shapes = Mapping[str, tuple[int, ...]]
-_LIBRARIES = ("cgd", "torch", "torchvision", "timm", "pillow", "numpy", "zarr")
 
 
 class Writer:
@@ -31,7 +25,7 @@ class Writer:
 
     def __init__(
         self,
-        files: LocalFiles,
+        files: Files,
         identity: Identity,
         shapes: Shapes,
         *,
@@ -42,8 +36,7 @@ class Writer:
         self.identity = identity
         self.key = identity.key
         self._specs = layout.arrays(self.key.kind, shapes)
-        self._started = time.time()
-        self._wrote = 0
+        self._record = provenance.Record(files, self.key)
         rows = next((shapes[a.name][0] for a in self._specs), 1)
         if self.key.kind in layout.ROWWISE:
             cut = layout.shard_rows(rows, layout.row_bytes(shapes, self._specs), shard_rows)
@@ -51,6 +44,7 @@ class Writer:
             cut = 0  # every array is one shard
         files.sweep()
         self._publish_metadata(shapes, attributes or {}, cut)
+        provenance.tell_of_other_libraries(self.key, provenance.read(files, self.key))
         self.rows, self.shard_rows = rows, cut or rows
         if cut and self._specs:
             self.shard_rows = shards.shape_of(self._metadata[self._specs[0].name])[1]
@@ -72,7 +66,8 @@ class Writer:
         about = json.loads(json.dumps(about))
         node = shards.group_metadata if self._specs else shards.leaf_metadata
         self.files.publish(f"{folder}/zarr.json", node({"cgd": about}))
-        self._compare(about, self.files.read_json(f"{folder}/zarr.json")["attributes"]["cgd"])
+        self._texts = {"zarr.json": self.files.read(f"{folder}/zarr.json")}
+        self._compare(about, self._attributes())
         self._metadata: dict[str, bytes] = {}
         for array in self._specs:
             shape = shapes[array.name]
@@ -80,16 +75,23 @@ class Writer:
                 cut = shards.shape_of(next(iter(self._metadata.values())))[1]
             path = f"{folder}/{array.name}/zarr.json"
             self.files.publish(path, shards.array_metadata(array, shape, cut or shape[0]))
-            self._metadata[array.name] = self.files.read(path)
+            self._metadata[array.name] = self._texts[f"{array.name}/zarr.json"] = self.files.read(path)
             stored, _ = shards.shape_of(self._metadata[array.name])
             if stored != shape:
                 raise StoreError(
                     f"{self.key} holds {array.name} of shape {stored}, this run makes {shape}; nothing was written."
                 )
 
+    def _attributes(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(self._texts["zarr.json"])["attributes"]["cgd"]
+            return found
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamageError(f"{self.key}/zarr.json is damaged: run `cgd store repair {self.key}`.") from error
+
     def _compare(self, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         """Refuse an artifact that was determined by something else, naming both values."""
-        for name in sorted(ours.keys() | theirs.keys()):
+        for name in sorted((ours.keys() | theirs.keys()) - {"schema"}):  # of the program that began it
             if ours.get(name) != theirs.get(name):
                 raise StoreError(
                     f"{self.key} was made with {name} = {theirs.get(name)!r}, this run has {ours.get(name)!r}; "
@@ -106,7 +108,11 @@ class Writer:
     def missing(self) -> list[int]:
         """Shards without a receipt."""
         present = set(self.files.children(f"{layout.RECEIPTS}/{self.key}"))
-        return [s for s in range(self.shard_count) if _receipt_name(s) not in present]
+        return [s for s in range(self.shard_count) if layout.receipt_name(s) not in present]
+
+    def has(self, shard: int) -> bool:
+        """Whether a shard has its receipt by now, whoever wrote it."""
+        return self.files.exists(seals.receipt_path(self.key, shard))
 
     def write(self, shard: int, blocks: Mapping[str, np.ndarray], blobs: Mapping[str, bytes] | None = None) -> None:
         """Publish the rows of one shard (every array of the artifact), then its receipt.
@@ -125,15 +131,27 @@ class Writer:
             payload[layout.shard_path(array.name, shard, block.ndim)] = shards.encode(
                 self._metadata[array.name], shard, block
             )
+        self._record.begin()
         digests: dict[str, str] = {}
         for path, data in sorted(payload.items()):
-            self.files.publish(f"{self.key}/{path}", data)
+            ours = self.files.publish(f"{self.key}/{path}", data)
             # The first writer wins: what counts is what stands there now.
-            digests[path] = sha256(self.files.read(f"{self.key}/{path}"))
+            there = self.files.read(f"{self.key}/{path}")
+            if not ours and path.split("/")[0] in self._metadata:
+                self._check_orphan(path, shard, there)
+            digests[path] = sha256(there)
         rows = self.shard_range(shard)
-        receipt = {"shard": shard, "rows": [rows.start, rows.stop], "files": digests}
-        self.files.publish(f"{layout.RECEIPTS}/{self.key}/{_receipt_name(shard)}", _text(receipt))
-        self._wrote += 1
+        receipt = Receipt(shard, (rows.start, rows.stop), digests, self._metadata_digests())
+        self.files.publish(seals.receipt_path(self.key, shard), receipt.text())
+        self._record.wrote += 1
+
+    def _check_orphan(self, path: str, shard: int, data: bytes) -> None:
+        """Refuse a file that another process left without a receipt and that was damaged since."""
+        if not shards.is_whole(self._metadata[path.split("/")[0]], shard, data):
+            raise DamageError(
+                f"{self.key}/{path} stood there already and is damaged: run `cgd store repair {self.key}`, then "
+                "the same command."
+            )
 
     def seal(self, notes: Mapping[str, Any] | None = None) -> None:
         """Declare the artifact whole; refuses while a shard is missing.
@@ -144,56 +162,14 @@ class Writer:
             raise StoreError(
                 f"{self.key} lacks {len(missing)} of {self.shard_count} shards; repeat the command that makes it."
             )
-        digests = {p: sha256(self.files.read(f"{self.key}/{p}")) for p in self._metadata_paths()}
-        for shard in range(self.shard_count):
-            receipt = self.files.read_json(f"{layout.RECEIPTS}/{self.key}/{_receipt_name(shard)}")
-            digests.update(receipt["files"])
-        self._provenance(notes or {})
-        self.files.publish(
-            f"{layout.SEALS}/{self.key}.json", _text({"schema": layout.SCHEMA, "key": str(self.key), "files": digests})
-        )
+        receipts = [seals.read_receipt(self.files, self.key, shard) for shard in range(self.shard_count)]
+        metadata = self._metadata_digests()
+        for receipt in receipts:
+            if receipt.metadata not in ({}, metadata):
+                raise DamageError(f"{self.key} has a damaged zarr.json: run `cgd store repair {self.key}`.")
+        seal = seals.seal_of(self.key, metadata, receipts)
+        self._record.end(notes or {})
+        self.files.publish(seals.seal_path(self.key), seal.text())
 
-    def _metadata_paths(self) -> list[str]:
-        return ["zarr.json", *(f"{a.name}/zarr.json" for a in self._specs)]
-
-    def _provenance(self, notes: Mapping[str, Any]) -> None:
-        """Who, when, with which libraries: beside the artifact, outside its mark and its seal."""
-        if not self._wrote:
-            return
-        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        record = {
-            "user": _user(),
-            "host": socket.gethostname(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "shards_written": self._wrote,
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "libraries": {name: v for name in _LIBRARIES if (v := _version(name))},
-            **notes,
-        }
-        self.files.publish(
-            f"{layout.PROVENANCE}/{self.key}/{moment}-{socket.gethostname()}-{os.getpid()}.json", _text(record)
-        )
-
-
-def _receipt_name(shard: int) -> str:
-    return f"{shard:08d}.json"
-
-
-def _text(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container without a user entry
-        return "unknown"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    def _metadata_digests(self) -> dict[str, str]:
+        return {path: sha256(data) for path, data in self._texts.items()}

@@ -1,0 +1,146 @@
+"""What is asked of a whole store: list, tell where things come from, verify, repair, copy, upgrade."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cgd.errors import InputError, MissingError, StoreError
+from cgd.pipeline.steps import Session
+from cgd.store.feature_store import FeatureStore
+from cgd.store.layout import LAYOUT
+from cgd.types import Key
+
+Result = dict[str, Any]
+MADE = ("user", "host", "started", "finished", "libraries", "command")
+
+
+def listing(session: Session) -> Result:
+    """Every artifact, sealed or begun, and where it is."""
+    store = session.store()
+    return {
+        "artifacts": [
+            {"key": str(e.key), "sealed": e.sealed, "shards": e.shards_done, "store": e.files.url}
+            for e in store.entries()
+        ]
+    }
+
+
+def info(session: Session, text: str) -> Result:
+    """What an artifact holds, what determined it, who made it, and the same of all it was made from."""
+    store = session.store()
+    artifact = store.get(store.resolve(text, tuple(LAYOUT)))
+    return {
+        "key": str(artifact.key),
+        "store": artifact.files.url,
+        "bytes": artifact.size,
+        "arrays": {name: list(artifact.shape(name)) for name in artifact.arrays},
+        "files": artifact.blobs,
+        **artifact.attributes,
+        "provenance": store.provenance(artifact.key),
+        "tree": tree(store, artifact.key),
+    }
+
+
+def tree(store: FeatureStore, key: Key) -> Result:
+    """An artifact and, below it, its inputs: sealed or missing, size, who made it, and with which weights."""
+    if not store.is_sealed(key):
+        return {"key": str(key), "sealed": False, "inputs": []}
+    artifact = store.get(key)
+    records = store.provenance(key)
+    encoder = artifact.settings.get("encoder")
+    weights = encoder.get("weights") if isinstance(encoder, dict) else artifact.settings.get("weights")
+    return {
+        "key": str(key),
+        "sealed": True,
+        "bytes": artifact.size,
+        "rows": artifact.rows if "ids" in artifact.arrays else None,
+        "weights": weights,
+        "settings": {
+            name: artifact.settings[name] for name in ("ids", "view", "precision") if name in artifact.settings
+        },
+        "made": {name: records[0][name] for name in MADE if name in records[0]} if records else None,
+        "inputs": [tree(store, each) for each in artifact.inputs],
+    }
+
+
+def verify(session: Session, text: str | None, *, images: bool = False) -> Result:
+    """Read everything, or one artifact: problems in words, what is unfinished, and how many artifacts were read."""
+    store = session.store()
+    key = store.resolve(text, tuple(LAYOUT)) if text else None
+    if key and not store.files.exists(f"{key}/zarr.json"):
+        raise MissingError(f"{key} is in a store behind this one: name that one with --store to verify it.")
+    found = dict(store.verify(key))
+    problems = [problem for each in found.values() for problem in each]
+    unfinished = [
+        {"key": str(e.key), "shards": e.shards_done} for e in store.entries() if not e.sealed and key in (None, e.key)
+    ]
+    result: Result = {"artifacts": sum(k is not None for k in found), "problems": problems, "unfinished": unfinished}
+    return {**result, **_compare_images(session, store, key)} if images else result
+
+
+def _compare_images(session: Session, store: FeatureStore, key: Key | None) -> Result:
+    """Every stored row against the image files at hand."""
+    from cgd.stages.images import changed_images
+
+    changed: list[str] = []
+    compared, unknown = 0, []
+    for entry in store.entries("embeddings"):
+        if not entry.sealed or (key and entry.key != key):
+            continue
+        title = f"{entry.settings['dataset']}@{entry.settings['split']}".removesuffix("@None")
+        try:
+            images = session.workspace.images(title)
+        except (InputError, MissingError):
+            unknown.append(title)
+            continue
+        compared += len(images)
+        changed += [f"{entry.key}: {each}" for each in changed_images(store.get(entry.key), images)]
+    return {"images_compared": compared, "changed_images": changed, "not_at_hand": sorted(set(unknown))}
+
+
+def repair(session: Session, text: str | None, sources: Sequence[str]) -> Result:
+    """Make the store agree with its seals again, from other stores or by dropping what is bad."""
+    from cgd.store.feature_store import keys_in
+    from cgd.store.remote import open_files
+    from cgd.store.repair import repair as run
+
+    files = open_files(session.store_url, write=True)
+    if not files.children(".cgd"):
+        raise MissingError(f"there is no feature store at {files.url}; --store names another.")
+    behind = [FeatureStore.open(url).files for url in (*sources, *session.upstream)]
+    keys = None
+    if text:
+        keys = [key for key in keys_in(files) if text in str(key)]
+        if not keys:
+            raise MissingError(f"no artifact fits '{text}'; `cgd store ls` lists what there is.")
+    done = run(files, keys, behind)
+    return {"repaired": [vars(one) for one in done]}
+
+
+def copy(session: Session, source: str, target: str, only: Sequence[str], *, inputs: bool = False) -> Result:
+    """Copy what is missing from one store to another, everything or the artifacts that `only` names."""
+    from cgd.store.copying import copy as run
+    from cgd.store.copying import with_inputs
+
+    there = FeatureStore.open(source, upstream=session.upstream)
+    wanted = list(there.entries())
+    if only:
+        keys = [there.resolve(text, tuple(LAYOUT)) for text in only]
+        keys = with_inputs(there, keys) if inputs else keys
+        wanted = [entry for entry in wanted if entry.key in keys]
+    if not wanted:
+        raise MissingError(f"the store {source} is empty: there is nothing to copy.")
+    report = run(there, FeatureStore.open(target, write=True), wanted)
+    return {"from": source, "to": target, **vars(report)}
+
+
+def upgrade(session: Session) -> Result:
+    """Bring the store to the present format version."""
+    from cgd.store.layout import SCHEMA
+    from cgd.store.upgrade import upgrade as run
+
+    if session.upstream:
+        raise StoreError("upgrade changes one store: name it with --store, without --upstream.")
+    session.store()  # refuses what is no store, or is newer
+    return {"schema": SCHEMA, "upgraded": run(session.store(write=True).files)}

@@ -1,0 +1,128 @@
+"""Artifacts from one store into another: only what is missing, in parallel, compared on both sides, resumed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from cgd.errors import CgdError, StoreError
+from cgd.progress import progress
+from cgd.store import catalog, layout, shards
+from cgd.store.artifact import FETCHES, Artifact
+from cgd.store.feature_store import Entry, FeatureStore
+from cgd.store.files import Files
+from cgd.store.keys import sha256
+from cgd.store.seals import Receipt, read_receipt, read_seal, receipt_path, receipts_of, seal_of, seal_path
+from cgd.types import Key
+
+
+@dataclass
+class CopyReport:
+    """Keys that were copied, that were there already, that are not whole at the source, and what went wrong by key."""
+
+    copied: list[str] = field(default_factory=list)
+    present: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    bytes: int = 0
+
+
+def copy(source: FeatureStore, target: FeatureStore, wanted: Iterable[Entry]) -> CopyReport:
+    """Copy `wanted` artifacts of `source` and publish the target's catalog.
+
+    An artifact that fails stops no other. What stands at the target is never overwritten: where somebody else is
+    writing the same artifact there, its shards and those copied make it up together.
+    """
+    report = CopyReport()
+    _frame(target.files)
+    for entry in wanted:
+        name = str(entry.key)
+        if target.files.exists(seal_path(entry.key)):
+            report.present.append(name)
+        elif not entry.sealed:
+            report.unfinished.append(name)
+        else:
+            try:
+                report.bytes += copy_artifact(source.get(entry.key).files, target.files, entry.key)
+                report.copied.append(name)
+            except CgdError as error:
+                report.failed[name] = str(error)
+    catalog.publish(target.files)
+    return report
+
+
+def with_inputs(store: FeatureStore, keys: Iterable[Key]) -> list[Key]:
+    """`keys` and everything they were made from, as far as the store has it, inputs first."""
+    found: dict[Key, None] = {}
+
+    def add(key: Key) -> None:
+        if key not in found and store.is_sealed(key):
+            for source in store.get(key).inputs:
+                add(source)
+            found[key] = None
+
+    for key in keys:
+        add(key)
+    return list(found)
+
+
+def copy_artifact(source: Files, target: Files, key: Key) -> int:
+    """Copy one sealed artifact; bytes moved. Raises `CgdError` where either side refuses."""
+    seal, artifact = read_seal(source, key), Artifact(source, key)
+    target.publish(f"{key.kind}/zarr.json", shards.group_metadata({}))
+    metadata = {path: digest for path, digest in seal.files.items() if path.rpartition("/")[2] == "zarr.json"}
+    for path, digest in metadata.items():
+        if _moved(artifact, target, path) != digest:
+            raise StoreError(
+                f"{key} is being written in {target.url} with other settings of storage ({path} differs): finish it "
+                "there, or remove it there, and copy again."
+            )
+    ranges = {
+        n: artifact.shard_range(n) if key.kind in layout.ROWWISE else _all_rows(artifact)
+        for n in range(artifact.shard_count)
+    }
+    wanted = receipts_of(seal, ranges)
+    there = set(target.children(f"{layout.RECEIPTS}/{key}"))
+    missing = [receipt for receipt in wanted if layout.receipt_name(receipt.shard) not in there]
+
+    def move(receipt: Receipt) -> int:
+        digests = {path: _moved(artifact, target, path) for path in receipt.files}
+        done = Receipt(receipt.shard, receipt.rows, digests, receipt.metadata)
+        target.publish(receipt_path(key, receipt.shard), done.text())
+        return sum(target.size(f"{key}/{path}") for path in receipt.files)
+
+    with ThreadPoolExecutor(_workers(source, target)) as pool, progress(len(missing), f"{key}, shards") as bar:
+        moved = 0
+        for size in pool.map(move, missing):
+            bar.update(1)
+            moved += size
+    for name in source.children(f"{layout.PROVENANCE}/{key}"):
+        path = f"{layout.PROVENANCE}/{key}/{name}"
+        target.publish(path, source.read(path))
+    receipts = [read_receipt(target, key, receipt.shard) for receipt in wanted]
+    target.publish(seal_path(key), seal_of(key, metadata, receipts).text())
+    return moved
+
+
+def _moved(artifact: Artifact, target: Files, path: str) -> str:
+    """Publish one file; the SHA-256 of what stands there then."""
+    data = artifact.raw(path)
+    target.publish(f"{artifact.key}/{path}", data)
+    return sha256(target.read(f"{artifact.key}/{path}"))
+
+
+def _frame(target: Files) -> None:
+    """The nodes above the artifacts."""
+    target.publish("zarr.json", shards.group_metadata({"cgd": {"schema": layout.SCHEMA}}))
+    target.publish(".cgd/zarr.json", shards.leaf_metadata({}))
+
+
+def _all_rows(artifact: Artifact) -> range:
+    names = [array.name for array in layout.LAYOUT[artifact.key.kind] if array.name in artifact.arrays]
+    return range(artifact.shape(names[0])[0] if names else 1)
+
+
+def _workers(*places: Files) -> int:
+    return (os.cpu_count() or 1) if all(files.is_local for files in places) else FETCHES

@@ -1,0 +1,280 @@
+"""Everything in a store read and compared: bytes with seals, receipts with each other, rows with the ids they claim."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+from cgd.errors import DamageError, StoreError
+from cgd.progress import progress
+from cgd.store import catalog, layout, shards
+from cgd.store.artifact import checked_attributes, rows_text
+from cgd.store.feature_store import keys_in
+from cgd.store.files import Files
+from cgd.store.keys import canonical, sha256
+from cgd.store.seals import Receipt, Seal, read_receipt, read_seal, receipt_path, receipts_of, seal_path, shard_of
+from cgd.types import Key
+
+ROOT, OUT_OF_SIGHT = "zarr.json", ".cgd/zarr.json"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that is not as it was written: its path in the store, and what is wrong.
+
+    `rows` are those the file holds; `found` is the SHA-256 of what stands there instead.
+    """
+
+    path: str
+    what: str
+    rows: range | None = None
+    found: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}{rows_text(self.rows) if self.rows else ''}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What an artifact is found to be.
+
+    `sealed`; `whole`: every shard is there but no seal; or `unfinished`. `expected` has the SHA-256 of each file by its
+    path below the artifact, from the seal, or from the receipts where there is none; `ranges` the rows of each shard.
+    """
+
+    key: Key
+    state: Literal["sealed", "whole", "unfinished"]
+    expected: Mapping[str, str]
+    ranges: Mapping[int, range]
+    problems: tuple[Problem, ...]
+
+    @property
+    def bad_files(self) -> list[str]:
+        """Paths below the artifact of files that are missing or differ."""
+        bad = {p.path.removeprefix(f"{self.key}/") for p in self.problems}
+        return [path for path in self.expected if path in bad]
+
+
+def verify(files: Files, keys: Sequence[Key] | None = None) -> Iterator[tuple[Key | None, Sequence[Problem]]]:
+    """The problems of each artifact of `keys`, or of every artifact, after those of the store itself (None), if any."""
+    if keys is None and (found := store_problems(files)):
+        yield None, found
+    for key in keys_in(files) if keys is None else keys:
+        yield key, name_the_misplaced(files, examine(files, key).problems)
+
+
+def store_problems(files: Files) -> list[Problem]:
+    """What is wrong with the files that belong to no artifact."""
+    problems = []
+    for path, wanted in frame(files).items():
+        try:
+            found = json.loads(files.read(path))
+        except FileNotFoundError:
+            problems.append(Problem(path, "is missing"))
+            continue
+        except ValueError:
+            found = None
+        if not _same_node(found, json.loads(wanted)):
+            problems.append(Problem(path, "is damaged"))
+    if files.lists and files.exists(catalog.PATH):
+        try:
+            catalog.read(files)
+        except DamageError:
+            problems.append(Problem(catalog.PATH, "is damaged"))
+    return problems
+
+
+def frame(files: Files) -> dict[str, bytes]:
+    """What must stand at the store's root and above its artifacts."""
+    if not files.lists:  # a web server shows only what is in its catalog
+        return {}
+    schema = layout.SCHEMA
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        schema = int(json.loads(files.read(ROOT))["attributes"]["cgd"]["schema"])
+    texts = {
+        ROOT: shards.group_metadata({"cgd": {"schema": min(schema, layout.SCHEMA)}}),
+        OUT_OF_SIGHT: shards.leaf_metadata({}),
+    }
+    kinds = {key.kind for key in keys_in(files)}
+    return texts | {f"{kind}/zarr.json": shards.group_metadata({}) for kind in sorted(kinds)}
+
+
+def examine(files: Files, key: Key) -> Examination:
+    """Read everything of one artifact."""
+    problems: list[Problem] = []
+    seal = _tried(partial(read_seal, files, key), seal_path(key), problems)
+    numbers = [int(n.removesuffix(".json")) for n in files.children(f"{layout.RECEIPTS}/{key}") if n[:-5].isdigit()]
+    receipts = {n: _tried(partial(read_receipt, files, key, n), receipt_path(key, n), problems) for n in numbers}
+    known = {n: receipt for n, receipt in receipts.items() if receipt is not None}
+    ranges = _ranges(files, key, known)
+    expected = dict(seal.files) if seal else _of_receipts(known)
+    problems += _compared(files, key, expected, ranges)
+    bad = {p.path for p in problems}
+    if f"{key}/zarr.json" not in bad:
+        problems += _of_attributes(files, key)
+    if seal is not None:
+        problems += _of_receipt_files(key, seal, ranges, known, bad)
+        problems += _strays(files, key, seal, ranges)
+        if not problems:
+            problems += _of_rows(files, key, ranges)
+        return Examination(key, "sealed", expected, ranges, tuple(problems))
+    if not ranges or set(ranges) - set(numbers):
+        if not files.exists(f"{key}/zarr.json"):
+            problems.append(Problem(f"{key}/zarr.json", "is missing"))
+        missing_seal = [p for p in problems if p.path != seal_path(key) or p.what != "is missing"]
+        return Examination(key, "unfinished", expected, ranges, tuple(missing_seal))
+    return Examination(key, "whole", expected, ranges, tuple(problems))
+
+
+def name_the_misplaced(files: Files, problems: Iterable[Problem]) -> list[Problem]:
+    """The same problems, told where a file holds what belongs elsewhere in the store."""
+    problems = list(problems)
+    wanted = {p.found for p in problems if p.found}
+    places = belongings(files) if wanted else {}
+    return [
+        replace(p, what=f"{p.what}: it holds what belongs at {places[p.found]}") if p.found in places else p
+        for p in problems
+    ]
+
+
+def belongings(files: Files) -> dict[str | None, str]:
+    """Where in the store the bytes of each SHA-256 belong, as the seals say."""
+    found: dict[str | None, str] = {}
+    for key in keys_in(files):
+        try:
+            seal = read_seal(files, key)
+        except (FileNotFoundError, StoreError):
+            continue
+        found.update({digest: f"{key}/{path}" for path, digest in seal.files.items()})
+    return found
+
+
+def _tried(read: Any, path: str, problems: list[Problem]) -> Any:
+    try:
+        return read()
+    except FileNotFoundError:
+        problems.append(Problem(path, "is missing"))
+    except DamageError as error:
+        problems.append(
+            Problem(path, str(error).partition(": ")[2].rstrip(".") if "seal of" in str(error) else "is damaged")
+        )
+    return None
+
+
+def _of_receipts(receipts: Mapping[int, Receipt]) -> dict[str, str]:
+    expected: dict[str, str] = {}
+    for receipt in receipts.values():
+        expected.update(receipt.metadata)
+        expected.update(receipt.files)
+    return expected
+
+
+def _ranges(files: Files, key: Key, receipts: Mapping[int, Receipt]) -> dict[int, range]:
+    """The rows of each shard, as the arrays' metadata say, or else as the receipts do."""
+    for array in layout.LAYOUT[key.kind]:
+        try:
+            shape, rows = shards.shape_of(files.read(f"{key}/{array.name}/zarr.json"))
+        except (FileNotFoundError, ValueError, KeyError, TypeError, StoreError):
+            continue
+        if key.kind not in layout.ROWWISE:
+            return {0: range(shape[0])}
+        return {n: range(n * rows, min(shape[0], (n + 1) * rows)) for n in range(-(-shape[0] // rows))}
+    if not layout.LAYOUT[key.kind]:
+        return {0: range(1)}
+    return {n: range(*receipt.rows) for n, receipt in receipts.items()}
+
+
+def _compared(files: Files, key: Key, expected: Mapping[str, str], ranges: Mapping[int, range]) -> list[Problem]:
+    """Files that are missing or differ from what is expected of them."""
+
+    def look(path: str) -> Problem | None:
+        rows = ranges.get(shard_of(path)) if key.kind in layout.ROWWISE and "/c/" in path else None
+        try:
+            found = sha256(files.read(f"{key}/{path}"))
+        except FileNotFoundError:
+            return Problem(f"{key}/{path}", "is missing", rows)
+        except StoreError as error:
+            return Problem(f"{key}/{path}", str(error), rows)
+        return None if found == expected[path] else Problem(f"{key}/{path}", "differs from its seal", rows, found)
+
+    found = []
+    with ThreadPoolExecutor(os.cpu_count() if files.is_local else 16) as pool, progress(len(expected), str(key)) as bar:
+        for problem in pool.map(look, sorted(expected)):
+            bar.update(1)
+            found += [problem] if problem else []
+    return sorted(found, key=lambda p: (p.path.split("/c/")[0], p.rows.start if p.rows else 0))
+
+
+def _of_attributes(files: Files, key: Key) -> list[Problem]:
+    try:
+        checked_attributes(key, files.read(f"{key}/zarr.json"))
+    except FileNotFoundError:
+        return []
+    except DamageError:
+        return [Problem(f"{key}/zarr.json", "is damaged or another artifact's")]
+    return []
+
+
+def _of_receipt_files(
+    key: Key, seal: Seal, ranges: Mapping[int, range], known: Mapping[int, Receipt], bad: set[str]
+) -> list[Problem]:
+    """Receipts that are missing, or say other than the seal."""
+    problems = []
+    for wanted in receipts_of(seal, ranges):
+        path, found = receipt_path(key, wanted.shard), known.get(wanted.shard)
+        if found is None and path not in bad:
+            problems.append(Problem(path, "is missing", wanted_rows(key, ranges, wanted.shard)))
+        elif found and (found.files != wanted.files or found.metadata not in ({}, wanted.metadata)):
+            problems.append(Problem(path, "differs from its seal", wanted_rows(key, ranges, wanted.shard)))
+    return problems
+
+
+def wanted_rows(key: Key, ranges: Mapping[int, range], shard: int) -> range | None:
+    return ranges.get(shard) if key.kind in layout.ROWWISE else None
+
+
+def _strays(files: Files, key: Key, seal: Seal, ranges: Mapping[int, range]) -> list[Problem]:
+    """Files that belong to nothing."""
+    if not files.lists:
+        return []
+    own = {f"{key}/{path}" for path in seal.files} | {receipt_path(key, n) for n in ranges}
+    there = [
+        *files.walk(str(key)),
+        *(f"{layout.RECEIPTS}/{key}/{n}" for n in files.children(f"{layout.RECEIPTS}/{key}")),
+    ]
+    return [Problem(path, "is no part of it") for path in there if path not in own]
+
+
+def _of_rows(files: Files, key: Key, ranges: Mapping[int, range]) -> list[Problem]:
+    """Whether row i is the i-th image of the list that the settings name, and every array has as many rows."""
+    if key.kind not in layout.ROWWISE:
+        return []
+    about = checked_attributes(key, files.read(f"{key}/zarr.json"))
+    settings = about["settings"]
+    shape, _ = shards.shape_of(files.read(f"{key}/ids/zarr.json"))
+    problems = []
+    for array in layout.LAYOUT[key.kind]:
+        path = f"{key}/{array.name}/zarr.json"
+        if files.exists(path) and shards.shape_of(files.read(path))[0][0] != shape[0]:
+            problems.append(Problem(path, f"has another number of rows than the {shape[0]} ids"))
+    if isinstance(settings.get("ids"), str) and "dataset" in settings:
+        metadata = files.read(f"{key}/ids/zarr.json")
+        ids: list[str] = []
+        for shard in ranges:
+            ids += list(shards.decode(metadata, shard, files.read(f"{key}/{layout.shard_path('ids', shard, 1)}")))
+        if sha256(canonical([settings["dataset"], *ids])) != settings["ids"]:
+            problems.append(Problem(f"{key}/ids", "are not the images that its settings name, or in another order"))
+    return problems
+
+
+def _same_node(found: Any, wanted: Any) -> bool:
+    """Whether a group's or empty array's metadata says what it must; Zarr may add what it likes."""
+    return isinstance(found, dict) and all(
+        found.get(name) == value for name, value in wanted.items() if value is not None
+    )

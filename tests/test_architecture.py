@@ -98,7 +98,7 @@ def test_no_unsafe_loading() -> None:
 
 
 def test_no_broad_except() -> None:
-    """Two are allowed: a hostile pickle may raise anything, and so may the code of others."""
+    """Three are allowed: a hostile pickle may raise anything, and so may the code of others and what fetches from URLs."""
     found = [
         f"{path.name}:{node.lineno}"
         for path in FILES
@@ -106,7 +106,7 @@ def test_no_broad_except() -> None:
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or "Exception" in ast.unparse(node.type).strip("()").split(", "))
     ]
-    assert [f.split(":")[0] for f in found] == ["pickles.py", "registry.py"]
+    assert [f.split(":")[0] for f in found] == ["pickles.py", "registry.py", "remote.py"]
 
 
 def test_public_names() -> None:

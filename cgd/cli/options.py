@@ -99,6 +99,8 @@ def running(o: dict[str, Any], *, several: bool = False) -> Iterator[None]:
     level = logging.ERROR if o["quiet"] or not launch.first() else logging.DEBUG if o["verbose"] else logging.INFO
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
+    for chatty in ("fsspec", "gcsfs", "s3fs"):  # what fails is told in one sentence
+        logging.getLogger(chatty).addHandler(logging.NullHandler())
     logger = logging.getLogger("cgd")
     logger.handlers[:] = [handler]
     logger.setLevel(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -84,7 +85,7 @@ def store_repair(**o: Any) -> None:
 @store_group.command("copy")
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
-@click.option("--only", multiple=True, metavar="KEY", help="Only this artifact (a part of its key); repeatable.")
+@click.option("--only", multiple=True, metavar="KEY", help="Only what this part of a key fits; repeatable.")
 @click.option("--inputs", is_flag=True, help="With --only: also everything it was made from.")
 @options()
 def store_copy(**o: Any) -> None:
@@ -115,3 +116,40 @@ def store_upgrade(**o: Any) -> None:
 
     with running(o):
         print_result(o, storage.upgrade(session_of(o)), storage_text.upgrade_text)
+
+
+@store_group.command("export")
+@click.argument("key")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--layout", type=click.Choice(["hloc", "plain"]), help="Of HDF5 files.  [default: hloc]")
+@options()
+def store_export(**o: Any) -> None:
+    """Write embeddings, whitened vectors or descriptors as FILE.h5 or FILE.npy for other tools.
+
+    \b
+    cgd store export embeddings/photos.gem.fixed gem.h5
+    cgd store export whitened/photos.gem.fixed gem.h5 --layout plain
+    cgd store export descriptors/photos.gem gem.npy
+    """
+    from cgd.pipeline import exchange
+
+    with running(o):
+        print_result(o, exchange.export(session_of(o), o["key"], o["file"], o["layout"]), exchange.export_text)
+
+
+@store_group.command("import")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--kind", type=click.Choice(["embeddings"]), required=True, help="What the vectors become.")
+@click.option("--teacher", required=True, metavar="LABEL", help="What this teacher is called from now on.")
+@options("dataset", "name", "workers")
+def store_import(**o: Any) -> None:
+    """Keep the vectors in FILE (.h5 or .npy) as a data set's embeddings by a teacher of which nothing else is known.
+
+    \b
+    cgd store import dinov2.h5 --kind embeddings --dataset folder:photos --teacher dinov2
+    """
+    from cgd.pipeline import exchange
+
+    with running(o):
+        result = exchange.import_(session_of(o), o["file"], o["dataset"], o["name"], o["teacher"])
+        print_result(o, result, exchange.import_text)

@@ -7,7 +7,7 @@ from typing import Any
 
 from cgd.errors import InputError, MissingError, StoreError
 from cgd.pipeline.steps import Session
-from cgd.store.feature_store import FeatureStore
+from cgd.store.feature_store import Entry, FeatureStore
 from cgd.store.layout import LAYOUT
 from cgd.types import Key
 
@@ -101,7 +101,6 @@ def _compare_images(session: Session, store: FeatureStore, key: Key | None) -> R
 
 def repair(session: Session, text: str | None, sources: Sequence[str]) -> Result:
     """Make the store agree with its seals again, from other stores or by dropping what is bad."""
-    from cgd.store.feature_store import keys_in
     from cgd.store.remote import open_files
     from cgd.store.repair import repair as run
 
@@ -109,11 +108,7 @@ def repair(session: Session, text: str | None, sources: Sequence[str]) -> Result
     if not files.children(".cgd"):
         raise MissingError(f"there is no feature store at {files.url}; --store names another.")
     behind = [FeatureStore.open(url).files for url in (*sources, *session.upstream)]
-    keys = None
-    if text:
-        keys = [key for key in keys_in(files) if text in str(key)]
-        if not keys:
-            raise MissingError(f"no artifact fits '{text}'; `cgd store ls` lists what there is.")
+    keys = [entry.key for entry in _fitting(list(FeatureStore(files).entries()), text)] if text else None
     done = run(files, keys, behind)
     return {"repaired": [vars(one) for one in done]}
 
@@ -126,13 +121,20 @@ def copy(session: Session, source: str, target: str, only: Sequence[str], *, inp
     there = FeatureStore.open(source, upstream=session.upstream)
     wanted = list(there.entries())
     if only:
-        keys = [there.resolve(text, tuple(LAYOUT)) for text in only]
+        keys = [entry.key for text in only for entry in _fitting(wanted, text)]
         keys = with_inputs(there, keys) if inputs else keys
         wanted = [entry for entry in wanted if entry.key in keys]
     if not wanted:
         raise MissingError(f"the store {source} is empty: there is nothing to copy.")
     report = run(there, FeatureStore.open(target, write=True), wanted)
     return {"from": source, "to": target, **vars(report)}
+
+
+def _fitting(entries: Sequence[Entry], text: str) -> list[Entry]:
+    found = [entry for entry in entries if text in str(entry.key)]
+    if not found:
+        raise MissingError(f"no artifact fits '{text}'; `cgd store ls` lists what there is.")
+    return found
 
 
 def upgrade(session: Session) -> Result:

@@ -20,7 +20,7 @@ def listing_text(r: Result) -> str:
 
 def info_text(r: Result) -> str:
     """The tree of what an artifact was made from, then everything that is stored of it."""
-    rest = {name: value for name, value in r.items() if name != "tree"}
+    rest = {name: value for name, value in r.items() if name not in ("tree", "provenance")}
     return "\n".join([*_branch(r["tree"], "", ""), "", json.dumps(rest, indent=2, ensure_ascii=False)])
 
 

@@ -13,6 +13,8 @@ from cgd.types import Key
 
 PATH = ".cgd/catalog.json"
 Artifacts = Mapping[str, Mapping[str, Any]]
+_PLACES = (layout.SEALS, layout.RECEIPTS, layout.PROVENANCE)
+_MOST_RECEIPTS = 10_000_000  # more would be somebody's attempt to fill the memory
 
 
 def publish(files: Files) -> int:
@@ -49,12 +51,19 @@ def read(files: Files) -> Artifacts:
             f"{files.url} has format version {found['schema']}, this cgd reads up to {layout.SCHEMA}: upgrade cgd."
         )
     artifacts: Artifacts = {name: about for name, about in found["artifacts"].items() if _is_key(name)}
+    if not all(_is_about(about) for about in artifacts.values()):
+        raise DamageError(f"{files.url}/{PATH} is damaged: `cgd store copy` into that store writes it again.")
     return artifacts
+
+
+def lists(folder: str) -> bool:
+    """Whether a catalog says what stands in `folder`."""
+    return folder in layout.LAYOUT or folder.startswith(tuple(f"{place}/" for place in _PLACES))
 
 
 def children(artifacts: Artifacts, folder: str) -> list[str]:
     """Names directly in `folder` as a listing would give them, of the folders that are listed."""
-    for place in (layout.SEALS, layout.RECEIPTS, layout.PROVENANCE):
+    for place in _PLACES:
         if folder.startswith(f"{place}/"):
             inside = folder.removeprefix(f"{place}/")
             if place == layout.SEALS:
@@ -64,6 +73,19 @@ def children(artifacts: Artifacts, folder: str) -> list[str]:
                 return [layout.receipt_name(shard) for shard in range(about.get("receipts", 0))]
             return sorted(about.get("provenance", []))
     return sorted(Key.parse(a).name for a in artifacts if Key.parse(a).kind == folder)
+
+
+def _is_about(about: Any) -> bool:
+    """Whether this is what `listing` says of an artifact; names are joined to paths, so they may not lead elsewhere."""
+    if not isinstance(about, dict):
+        return False
+    count, names = about.get("receipts"), about.get("provenance")
+    return (
+        isinstance(count, int)
+        and 0 <= count <= _MOST_RECEIPTS
+        and isinstance(names, list)
+        and all(isinstance(name, str) and name.endswith(".json") and not set(name) & set("/\\") for name in names)
+    )
 
 
 def _is_key(text: str) -> bool:

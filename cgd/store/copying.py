@@ -5,16 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from cgd.errors import CgdError, StoreError
+from cgd.errors import CgdError, DamageError, StoreError
 from cgd.progress import progress
 from cgd.store import catalog, layout, shards
 from cgd.store.artifact import FETCHES, Artifact
 from cgd.store.feature_store import Entry, FeatureStore
 from cgd.store.files import Files
 from cgd.store.keys import sha256
-from cgd.store.seals import Receipt, read_receipt, read_seal, receipt_path, receipts_of, seal_of, seal_path
+from cgd.store.seals import (
+    Receipt,
+    Seal,
+    read_receipt,
+    read_seal,
+    receipt_path,
+    receipts_of,
+    seal_of,
+    seal_path,
+    shard_of,
+)
 from cgd.types import Key
 
 
@@ -45,10 +56,12 @@ def copy(source: FeatureStore, target: FeatureStore, wanted: Iterable[Entry]) ->
             report.unfinished.append(name)
         else:
             try:
-                report.bytes += copy_artifact(source.get(entry.key).files, target.files, entry.key)
+                report.bytes += copy_artifact(entry.files, target.files, entry.key)
                 report.copied.append(name)
             except CgdError as error:
                 report.failed[name] = str(error)
+            except FileNotFoundError as error:
+                report.failed[name] = f"{error} was taken away meanwhile: repeat the same command, it continues."
     catalog.publish(target.files)
     return report
 
@@ -71,10 +84,11 @@ def with_inputs(store: FeatureStore, keys: Iterable[Key]) -> list[Key]:
 def copy_artifact(source: Files, target: Files, key: Key) -> int:
     """Copy one sealed artifact; bytes moved. Raises `CgdError` where either side refuses."""
     seal, artifact = read_seal(source, key), Artifact(source, key)
+    _refuse_paths_outside(seal)
     target.publish(f"{key.kind}/zarr.json", shards.group_metadata({}))
     metadata = {path: digest for path, digest in seal.files.items() if path.rpartition("/")[2] == "zarr.json"}
     for path, digest in metadata.items():
-        if _moved(artifact, target, path) != digest:
+        if _moved(artifact, target, path)[0] != digest:
             raise StoreError(
                 f"{key} is being written in {target.url} with other settings of storage ({path} differs): finish it "
                 "there, or remove it there, and copy again."
@@ -88,29 +102,58 @@ def copy_artifact(source: Files, target: Files, key: Key) -> int:
     missing = [receipt for receipt in wanted if layout.receipt_name(receipt.shard) not in there]
 
     def move(receipt: Receipt) -> int:
-        digests = {path: _moved(artifact, target, path) for path in receipt.files}
+        found = {path: _moved(artifact, target, path) for path in receipt.files}
+        digests = {path: digest for path, (digest, _) in found.items()}
         done = Receipt(receipt.shard, receipt.rows, digests, receipt.metadata)
         target.publish(receipt_path(key, receipt.shard), done.text())
-        return sum(target.size(f"{key}/{path}") for path in receipt.files)
+        return sum(size for _, size in found.values())
 
     with ThreadPoolExecutor(_workers(source, target)) as pool, progress(len(missing), f"{key}, shards") as bar:
         moved = 0
         for size in pool.map(move, missing):
             bar.update(1)
             moved += size
-    for name in source.children(f"{layout.PROVENANCE}/{key}"):
-        path = f"{layout.PROVENANCE}/{key}/{name}"
-        target.publish(path, source.read(path))
+    _copy_provenance(source, target, key)
     receipts = [read_receipt(target, key, receipt.shard) for receipt in wanted]
     target.publish(seal_path(key), seal_of(key, metadata, receipts).text())
     return moved
 
 
-def _moved(artifact: Artifact, target: Files, path: str) -> str:
-    """Publish one file; the SHA-256 of what stands there then."""
-    data = artifact.raw(path)
-    target.publish(f"{artifact.key}/{path}", data)
-    return sha256(target.read(f"{artifact.key}/{path}"))
+def _moved(artifact: Artifact, target: Files, path: str) -> tuple[str, int]:
+    """Publish one file; the SHA-256 of what stands there then, and how many bytes had to go there."""
+    data, place = artifact.raw(path), f"{artifact.key}/{path}"
+    ours = target.publish(place, data)
+    there = target.read(place)
+    if there == data:
+        return sha256(data), len(data) if ours else 0
+    if not ours and (path.endswith("zarr.json") or _is_whole(artifact, path, there)):
+        return sha256(there), 0
+    target.replace(place, data)  # it has no receipt: cut off or damaged on its way, now or by an earlier copy
+    if target.read(place) != data:
+        raise DamageError(f"{place} arrives damaged in {target.url}: mend its disk or network, then copy again.")
+    return sha256(data), len(data)
+
+
+def _is_whole(artifact: Artifact, path: str, data: bytes) -> bool:
+    """Whether other bytes than the source's are rows that somebody else computed."""
+    array = path.split("/")[0]
+    if array not in artifact.arrays:
+        return False
+    return shards.is_whole(artifact.raw(f"{array}/zarr.json"), shard_of(path), data)
+
+
+def _copy_provenance(source: Files, target: Files, key: Key) -> None:
+    for name in source.children(f"{layout.PROVENANCE}/{key}"):
+        path = f"{layout.PROVENANCE}/{key}/{name}"
+        with suppress(FileNotFoundError):  # no part of the artifact
+            target.publish(path, source.read(path))
+
+
+def _refuse_paths_outside(seal: Seal) -> None:
+    """Names in another's seal become paths in this store."""
+    for path in seal.files:
+        if ".." in path.split("/") or path.startswith("/") or "\\" in path:
+            raise DamageError(f"the seal of {seal.key} names {path}, which is no file of an artifact: do not trust it.")
 
 
 def _frame(target: Files) -> None:

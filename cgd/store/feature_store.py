@@ -14,7 +14,7 @@ from cgd.store import layout, provenance
 from cgd.store.files import Files, LocalFiles
 from cgd.store.keys import Identity
 from cgd.store.remote import open_files
-from cgd.store.seals import read_receipt, seal_path
+from cgd.store.seals import checked_attributes, read_receipt, seal_path
 from cgd.types import Key
 
 if TYPE_CHECKING:
@@ -40,14 +40,16 @@ class Entry:
             found: Mapping[str, Any] = json.loads(self.files.read(f"{self.key}/zarr.json"))["attributes"]["cgd"]
         except (OSError, ValueError, KeyError, TypeError):
             return {}
-        return found
+        return found if isinstance(found, dict) else {}
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What determined the artifact; refuses where its `zarr.json` is damaged."""
-        if "settings" not in self.attributes:
-            raise DamageError(f"{self.key}/zarr.json is damaged; `cgd store verify {self.key}` tells what is left.")
-        found: Mapping[str, Any] = self.attributes["settings"]
+        """What determined the artifact; refuses where its `zarr.json` is damaged or another's."""
+        try:
+            metadata = self.files.read(f"{self.key}/zarr.json")
+        except FileNotFoundError:
+            metadata = b""
+        found: Mapping[str, Any] = checked_attributes(self.key, metadata)["settings"]
         return found
 
 
@@ -220,7 +222,7 @@ def _check_schema(files: Files) -> None:
         found = json.loads(files.read("zarr.json"))["attributes"]["cgd"]["schema"]
     except (ValueError, KeyError, TypeError):
         found = None
-    if not isinstance(found, int):
+    if not isinstance(found, int) or found < 1:
         if files.children(layout.SEALS):
             raise DamageError(
                 f"{files.url}/zarr.json is damaged: `cgd store repair --store {files.url}` writes it again."

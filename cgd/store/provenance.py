@@ -80,9 +80,8 @@ def tell_of_other_libraries(key: Key, records: Sequence[Mapping[str, Any]]) -> N
     ours = libraries()
     for record in records:
         theirs = record.get("libraries", {})
-        other = [
-            f"{n} {theirs[n]} there, {ours[n]} here" for n in LIBRARIES if n in theirs and theirs[n] != ours.get(n)
-        ]
+        unlike = [name for name in LIBRARIES if name in theirs and theirs[name] != ours.get(name)]
+        other = [f"{name} {theirs[name]} there, {ours.get(name, 'none')} here" for name in unlike]
         if other:
             log.warning(
                 "%s was begun on %s with other libraries (%s): its rows may differ in their last digits.",

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cgd.errors import InputError, MissingError, StoreError
 from cgd.store import catalog
-from cgd.store.files import TEMPORARY, Files, LocalFiles
+from cgd.store.files import Files, LocalFiles
 
 T = TypeVar("T")
 ATTEMPTS = 4
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "remote", "https": "remote"}
-_URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+WAIT = 0.5  # seconds, at most, before the second attempt; twice as long before each further one
+PROBE = ".cgd/probe"
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_GONE_OTHERWISE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_SAID_NO = (errno.EINVAL, errno.EPERM, errno.ENOSYS)  # what s3fs makes of requests that a server will never accept
 log = logging.getLogger(__name__)
 
 
@@ -25,33 +29,49 @@ def open_files(url: str | Path, *, write: bool = False) -> Files:
     match = _URL.fullmatch(str(url))
     if match is None or match["protocol"] == "file":
         return LocalFiles(Path(str(url).removeprefix("file://")).expanduser(), write=write)
+    if match["protocol"] in EXTRAS and "@" in match["rest"].partition("/")[0]:
+        raise InputError(
+            f"{without_secrets(str(url))}: user and password do not belong into a bucket's URL; give them in the "
+            "environment, as for every other program that reads it."
+        )
     if match["protocol"] in ("http", "https"):
         if write:
+            shown = without_secrets(str(url))
             raise StoreError(
-                f"{url} can only be read: write to a folder or a bucket (--store), with --upstream {url} behind it."
+                f"{shown} can only be read: write to a folder or a bucket (--store), with --upstream {shown} behind it."
             )
         return HttpFiles(str(url))
     return RemoteFiles(str(url), write=write)
 
 
+def without_secrets(url: str) -> str:
+    """A URL as it may be printed and stored: without password, and on the web without user and query."""
+    if url.startswith(("http://", "https://")):
+        return re.sub(r"(?<=://)[^/]*@", "", url.partition("?")[0])
+    return re.sub(r"(?<=://)[^/@]*:[^/]*@", "", url)
+
+
 class RemoteFiles(Files):
-    """A prefix of an object store.
+    """A prefix of an object store; `address` is its URL with whatever secrets it holds, `url` without.
 
     One conditional request publishes a file, so it appears whole and the first writer wins. Nothing is cached, because
     others write too. What fails in passing is tried again.
     """
 
     def __init__(self, url: str, *, write: bool = False) -> None:
-        self.url = url.rstrip("/")
+        self.address = url.rstrip("/")
+        self.url = without_secrets(self.address).rstrip("/")
         self.write = write
         self._conditional = False
         self._open()
 
     def _open(self) -> None:
         try:
+            import aiohttp  # noqa: F401
             import fsspec  # type: ignore[import-untyped]
+            import tenacity  # noqa: F401
 
-            self._system, root = fsspec.core.url_to_fs(self.url, **_options(self.url))
+            self._system, root = fsspec.core.url_to_fs(self.address, **_options(self.address))
         except ImportError as error:
             extra = EXTRAS.get(self.url.partition("://")[0], "remote")
             raise MissingError(
@@ -68,11 +88,15 @@ class RemoteFiles(Files):
         return found
 
     def exists(self, path: str) -> bool:
-        found: bool = self._tried("look for", path, lambda: self._system.isfile(self._at(path)))
-        return found
+        # fsspec's `isfile` also answers no where the network is down
+        try:
+            found = self._tried("look for", path, lambda: self._system.info(self._at(path)))
+        except FileNotFoundError:
+            return False
+        return bool(found["type"] == "file")
 
     def size(self, path: str) -> int:
-        return int(self._tried("look for", path, lambda: self._system.info(self._at(path))["size"]))
+        return int(self._tried("look for", path, lambda: self._system.info(self._at(path)))["size"])
 
     def children(self, folder: str) -> list[str]:
         at = self._at(folder)
@@ -84,7 +108,10 @@ class RemoteFiles(Files):
         return sorted({name.rpartition("/")[2] for name in names if name != at.rstrip("/")})
 
     def walk(self, folder: str) -> list[str]:
-        found = self._tried("list", folder, lambda: self._system.find(self._at(folder)))
+        try:
+            found = self._tried("list", folder, lambda: self._system.find(self._at(folder)))
+        except FileNotFoundError:
+            return []
         return sorted(str(name).removeprefix(self._root).lstrip("/") for name in found)
 
     def publish(self, path: str, data: bytes) -> bool:
@@ -94,7 +121,7 @@ class RemoteFiles(Files):
 
     def replace(self, path: str, data: bytes) -> None:
         self._refuse_unless_writing(path)
-        self._tried("write", path, lambda: self._system.pipe_file(self._at(path), data))
+        self._put(path, data, "overwrite")
 
     def remove(self, path: str) -> None:
         self._refuse_unless_writing(path)
@@ -105,23 +132,29 @@ class RemoteFiles(Files):
 
     def _create(self, path: str, data: bytes) -> bool:
         try:
-            self._tried("write", path, lambda: self._system.pipe_file(self._at(path), data, mode="create"))
+            self._put(path, data, "create")
         except FileExistsError:
             return False
         return True
+
+    def _put(self, path: str, data: bytes, mode: str) -> None:
+        try:
+            self._tried("write", path, lambda: self._system.pipe_file(self._at(path), data, mode=mode))
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"cannot write {path} in the store {self.url}: there is no such bucket; create it, or name another."
+            ) from error
 
     def _check_conditions(self) -> None:
         """Refuse a server that overwrites when asked to create: several writers would tear an artifact."""
         if self._conditional:
             return
-        probe = f"{TEMPORARY}/probe-{secrets.token_hex(8)}"
-        if self._create(probe, b"1") and self._create(probe, b"2"):
-            self.remove(probe)
+        if self._create(PROBE, b"1") and self._create(PROBE, b"2"):
+            self.remove(PROBE)
             raise StoreError(
-                f"the server of {self.url} does not know conditional writes (If-None-Match), so it cannot hold a store "
-                "that is written to directly: write to a folder, and `cgd store copy` it there once it is whole."
+                f"the server of {self.url} does not know conditional writes (If-None-Match), so several writers could "
+                "tear what is stored there: share a folder, or a bucket of a server that knows them."
             )
-        self.remove(probe)
         self._conditional = True
 
     def _at(self, path: str) -> str:
@@ -133,19 +166,21 @@ class RemoteFiles(Files):
 
         patiently = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential_jitter(0.2, 5),
+            wait=tenacity.wait_random_exponential(WAIT, 10),
             retry=tenacity.retry_if_exception(_in_passing),
-            before_sleep=lambda state: log.debug("%s/%s: again after %s", self.url, path, state.outcome),
+            before_sleep=lambda state: log.debug("%s/%s: %s", self.url, path, "failed, again in a moment"),
             reraise=True,
         )
         try:
             return patiently(request)
-        except (FileNotFoundError, FileExistsError):
+        except (TypeError, AttributeError, NameError):  # bugs
             raise
-        except Exception as error:
-            if isinstance(error, (IsADirectoryError, NotADirectoryError)):
+        except Exception as error:  # of every system's own kind
+            if isinstance(error, FileExistsError) or _exists_already(error):
+                raise FileExistsError(path) from error
+            if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
                 raise FileNotFoundError(path) from error
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = " ".join(str(error).replace(self.address, self.url).split()).rstrip(".") or type(error).__name__
             raise StoreError(
                 f"cannot {verb} {path or 'anything'} in the store {self.url}: {said}; nothing stored is lost: mend "
                 "that (network, credentials) and repeat the same command, it continues."
@@ -162,14 +197,35 @@ class HttpFiles(RemoteFiles):
 
     def _open(self) -> None:
         super()._open()
-        self._root = self.url
+        self._root, mark, query = self.address.partition("?")
+        self._root, self._query = self._root.rstrip("/"), mark + query
         self._artifacts: catalog.Artifacts | None = None
 
+    def read(self, path: str) -> bytes:
+        data = super().read(path)
+        if path.endswith(".json") and data.lstrip()[:1] == b"<":
+            raise StoreError(
+                f"{self.url}/{path} is a web page and no file of a store: name the URL of the folder that holds a "
+                "store's zarr.json."
+            )
+        return data
+
     def exists(self, path: str) -> bool:
-        if path == "zarr.json":
-            return self._answers(path)
         folder, _, name = path.rpartition("/")
-        return name in self.children(folder)
+        if catalog.lists(folder):
+            return name in self.children(folder)
+        try:
+            self.read(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def size(self, path: str) -> int:
+        try:
+            found = self._system.info(self._at(path))["size"]
+        except FileNotFoundError:  # whatever was the matter
+            found = None
+        return int(found) if found is not None else len(self.read(path))
 
     def children(self, folder: str) -> list[str]:
         if self._artifacts is None:
@@ -182,25 +238,30 @@ class HttpFiles(RemoteFiles):
                 ) from None
         return catalog.children(self._artifacts, folder)
 
-    def _answers(self, path: str) -> bool:
-        try:
-            self.read(path)
-        except FileNotFoundError:
-            return False
-        return True
+    def walk(self, folder: str) -> list[str]:
+        return Files.walk(self, folder)
+
+    def _at(self, path: str) -> str:
+        return super()._at(path) + self._query
 
 
 def _options(url: str) -> dict[str, Any]:
     """No caches of listings; addresses and credentials come from the environment and fsspec's own settings."""
-    if url.startswith(("memory:", "http:", "https:")):
-        return {}
-    return {"use_listings_cache": False}
+    return {"use_listings_cache": False} if url.partition("://")[0] in EXTRAS else {}
 
 
 def _in_passing(error: BaseException) -> bool:
     """Whether an error may be gone a moment later: not what a server answered about the file or the rights."""
-    lasting = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
-    if isinstance(error, lasting) or not isinstance(error, Exception):
-        return False
-    status = getattr(error, "status", None)
-    return status is None or status >= 500 or status in (408, 429)
+    import aiohttp
+
+    if isinstance(error, OSError):
+        return not isinstance(error, _GONE_OTHERWISE) and error.errno not in _SAID_NO
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status >= 500 or error.status in (408, 429)
+    return isinstance(error, aiohttp.ClientError)
+
+
+def _exists_already(error: BaseException) -> bool:
+    """Whether a server refused to create what exists; s3fs knows only Amazon's wording of that."""
+    response = getattr(error.__cause__, "response", None)
+    return isinstance(response, dict) and response.get("Error", {}).get("Code") in ("PreconditionFailed", "412")

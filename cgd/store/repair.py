@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cgd.errors import CgdError, StoreError
 from cgd.store import catalog, layout, provenance, verify
-from cgd.store.artifact import checked_attributes, rows_text
+from cgd.store.artifact import rows_text
 from cgd.store.copying import copy_artifact
 from cgd.store.feature_store import keys_in
 from cgd.store.files import Files
 from cgd.store.keys import sha256
-from cgd.store.seals import Seal, read_receipt, read_seal, receipt_path, receipts_of, seal_of, seal_path, shard_of
-from cgd.store.verify import Examination, examine
+from cgd.store.seals import (
+    Seal,
+    checked_attributes,
+    read_receipt,
+    read_seal,
+    receipt_path,
+    receipts_of,
+    seal_of,
+    seal_path,
+    shard_of,
+)
+from cgd.store.verify import STRAY, Examination, Problem, examine
 from cgd.types import Key
 
 RECOMPUTE = {
@@ -44,8 +55,8 @@ def repair(files: Files, keys: Sequence[Key] | None, sources: Sequence[Files] = 
     `sources` that has the same artifact. What nobody has is dropped: a shard, or an artifact of one shard, which is
     then visibly unfinished, and the command that made it computes the rest.
     """
+    found = [examine(files, key) for key in (keys or keys_in(files))]  # refuses what is newer, before anything is done
     done = [] if keys else _repair_frame(files)
-    found = [examine(files, key) for key in (keys or keys_in(files))]
     found = [each for each in found if each.problems]
     spare = _misplaced(files, found)
     for each in found:
@@ -82,44 +93,104 @@ def _repair_artifact(
     key = found.key
     seal = _seal_of(files, found, sources)
     expected = dict(seal.files) if seal else dict(found.expected)
-    bad = [p for p in expected if not _is_good(files, key, p, expected[p])]
+    lost = _put_back(files, key, expected, sources, spare, report)
+    bad = {shard_of(path) for path in lost}
+    nameless = not _is_own(files, key) or any(path.endswith("zarr.json") for path in lost)
+    if seal is None and not nameless:
+        bad = _mend_shards(files, found, bad, sources, report)
+        seal = None if bad else _seal_of(files, examine(files, key), ())
+    if seal is not None and not bad and not nameless:
+        _agree(files, found, seal, report)
+    elif (bad or nameless) and _replaced_by_another(files, key, sources):
+        report.restored.append(str(key))
+    elif nameless or (bad and key.kind not in layout.ROWWISE):
+        _drop_all(files, found, report)
+    else:
+        _drop(files, found, seal, bad, report)
+    if any(problem.path != seal_path(key) for problem in examine(files, key).problems):
+        # Several kinds of damage at once: nobody can tell what is right.
+        _drop_all(files, found, report)
+
+
+def _is_own(files: Files, key: Key) -> bool:
+    """Whether the artifact's `zarr.json` is its own."""
+    try:
+        checked_attributes(key, files.read(f"{key}/zarr.json"))
+    except (FileNotFoundError, StoreError):
+        return False
+    return True
+
+
+def _put_back(
+    files: Files,
+    key: Key,
+    expected: Mapping[str, str],
+    sources: Sequence[Files],
+    spare: Mapping[str, bytes],
+    report: Repair,
+) -> list[str]:
+    """Files that are not what is expected made so; those that nobody has."""
     lost = []
-    for path in bad:
-        data = _fetched(key, path, expected[path], sources, spare)
+    for path, digest in expected.items():
+        if _is_good(files, key, path, digest):
+            continue
+        data = _fetched(key, path, digest, sources, spare)
         if data is None:
             lost.append(path)
         else:
             files.replace(f"{key}/{path}", data)
             report.restored.append(f"{key}/{path}")
-    if seal is None and found.state != "unfinished" and not lost:
-        lost = ["zarr.json"]  # nobody can say what it must be
-    if lost and _replaced_by_another(files, key, sources):
-        report.restored.append(str(key))
-    elif lost:
-        _drop(files, found, lost, report)
-    elif seal is not None:
-        _agree(files, key, seal, report)
-    else:
-        _drop_bad_receipts(files, found, report)
+    return lost
+
+
+def _mend_shards(
+    files: Files, found: Examination, lost: set[int], sources: Sequence[Files], report: Repair
+) -> set[int]:
+    """Shards of an artifact without a seal taken from a store that has them; those that are still bad.
+
+    A shard is bad if a file of it is lost, or if its receipt is not its own.
+    """
+    key, folder = found.key, f"{layout.RECEIPTS}/{found.key}/"
+    receipts = [p.path.removeprefix(folder) for p in found.problems if p.path.startswith(folder)]
+    bad = lost | {int(name.removesuffix(".json")) for name in receipts}
+    metadata = {path: digest for path, digest in found.expected.items() if path.endswith("zarr.json")}
+    return {shard for shard in bad if not _shard_from(files, key, shard, metadata, sources, report)}
+
+
+def _shard_from(
+    files: Files, key: Key, shard: int, metadata: Mapping[str, str], sources: Sequence[Files], report: Repair
+) -> bool:
+    """Take a shard with its receipt from the first store that has it for an artifact with the same metadata."""
+    for place in sources:
+        try:
+            receipt = read_receipt(place, key, shard)
+        except (FileNotFoundError, StoreError):
+            continue
+        if receipt.metadata == metadata and not _put_back(files, key, receipt.files, [place], {}, report):
+            files.replace(receipt_path(key, shard), receipt.text())
+            report.restored.append(receipt_path(key, shard))
+            return True
+    return False
 
 
 def _seal_of(files: Files, found: Examination, sources: Sequence[Files]) -> Seal | None:
     """The artifact's seal: its own, another store's over the same files, or the one its receipts make up."""
     key = found.key
-    for place in (files, *sources):
+    for place in (files, *sources) if found.state != "unfinished" else ():
         try:
             seal = read_seal(place, key)
         except (FileNotFoundError, CgdError):
             continue
-        shared = {p: d for p, d in found.expected.items() if p in seal.files}
-        if place is files or (shared and all(seal.files[p] == d for p, d in shared.items())):
+        if place is files or seal.files == {**seal.files, **found.expected}:
             return seal
-    if found.state == "unfinished":
+    if found.state != "whole":
         return None
     try:
         receipts = [read_receipt(files, key, shard) for shard in found.ranges]
         metadata = dict(receipts[0].metadata) or _metadata_of(files, key, receipts[0].files)
     except (FileNotFoundError, CgdError):
+        return None
+    if any(p.path.startswith(f"{layout.RECEIPTS}/") for p in found.problems):
         return None
     return seal_of(key, metadata, receipts)
 
@@ -142,7 +213,7 @@ def _is_good(files: Files, key: Key, path: str, digest: str) -> bool:
         return False
 
 
-def _fetched(key: Key, path: str, digest: str, sources: Sequence[Files], spare: dict[str, bytes]) -> bytes | None:
+def _fetched(key: Key, path: str, digest: str, sources: Sequence[Files], spare: Mapping[str, bytes]) -> bytes | None:
     """The bytes with this SHA-256, wherever they are."""
     if digest in spare:
         return spare[digest]
@@ -167,54 +238,59 @@ def _replaced_by_another(files: Files, key: Key, sources: Sequence[Files]) -> bo
     return False
 
 
-def _drop(files: Files, found: Examination, lost: Sequence[str], report: Repair) -> None:
-    """Take the seal away first, so that at no moment something sealed is not whole."""
+def _drop_all(files: Files, found: Examination, report: Repair) -> None:
+    report.command = report.command or _command(files, found.key)
+    remove_artifact(files, found.key)
+    report.dropped.append(str(found.key))
+
+
+def _drop(files: Files, found: Examination, seal: Seal | None, bad: set[int], report: Repair) -> None:
+    """Shards that are bad, so that those left are visibly not all.
+
+    First the receipts of the others are made right, as long as the seal says what they are. Then the seal goes, so that
+    at no moment something sealed is not whole; then receipts, and files last.
+    """
     key = found.key
-    report.command = _command(files, key)
-    shards = sorted({shard_of(path) for path in lost})
-    if key.kind not in layout.ROWWISE or any(path.endswith("zarr.json") for path in lost):
-        remove_artifact(files, key)
-        report.dropped.append(str(key))
-        return
+    report.command = _command(files, key) if bad else None
+    for receipt in receipts_of(seal, found.ranges) if seal else ():
+        if receipt.shard not in bad:
+            _put(files, receipt_path(key, receipt.shard), receipt.text(), report)
     files.remove(seal_path(key))
-    _drop_bad_receipts(files, found, report)
-    for shard in shards:
+    for shard in sorted(bad):
         files.remove(receipt_path(key, shard))
-        for path in found.expected:
-            if "/c/" in path and shard_of(path) == shard:
-                files.remove(f"{key}/{path}")
-        report.dropped.append(f"{key}{rows_text(found.ranges[shard])}")
+        for path in files.walk(str(key)):
+            inside = path.removeprefix(f"{key}/")
+            if "/c/" in inside and shard_of(inside) == shard:  # left there, it would be taken for this shard again
+                files.remove(path)
+        report.dropped.append(f"{key}{rows_text(found.ranges[shard]) if shard in found.ranges else ''}")
+    _remove_strays(files, found.problems, report)
 
 
-def _drop_bad_receipts(files: Files, found: Examination, report: Repair) -> None:
-    """Shards of an unsealed artifact whose receipt cannot be read are made again."""
-    folder = f"{layout.RECEIPTS}/{found.key}"
-    for problem in found.problems:
-        if problem.path.startswith(f"{folder}/") and files.exists(problem.path):
-            shard = int(problem.path.rpartition("/")[2].removesuffix(".json"))
-            files.remove(problem.path)
-            for path in files.walk(str(found.key)):
-                inside = path.removeprefix(f"{found.key}/")
-                if "/c/" in inside and shard_of(inside) == shard:
-                    files.remove(path)
-            report.command = report.command or _command(files, found.key)
-            report.dropped.append(f"{found.key}{rows_text(found.ranges[shard]) if shard in found.ranges else ''}")
-
-
-def _agree(files: Files, key: Key, seal: Seal, report: Repair) -> None:
+def _agree(files: Files, found: Examination, seal: Seal, report: Repair) -> None:
     """Write the seal and the receipts that belong to these files, where others stand, and remove what is no part."""
-    ranges = examine(files, key).ranges
-    texts = {seal_path(key): seal.text()} | {
-        receipt_path(key, receipt.shard): receipt.text() for receipt in receipts_of(seal, ranges)
-    }
-    bad = {problem.path for problem in examine(files, key).problems}
-    for path in sorted(bad):
-        if path in texts:
-            files.replace(path, texts[path])
-            report.restored.append(path)
-        else:
-            files.remove(path)
-            report.dropped.append(path)
+    key = found.key
+    ranges = examine(files, key).ranges  # the metadata is whole now
+    for receipt in receipts_of(seal, ranges):
+        _put(files, receipt_path(key, receipt.shard), receipt.text(), report)
+    _put(files, seal_path(key), seal.text(), report)
+    _remove_strays(files, examine(files, key).problems, report)
+
+
+def _put(files: Files, path: str, data: bytes, report: Repair) -> None:
+    """Let `data` stand at `path`, told where it did not."""
+    with suppress(FileNotFoundError, StoreError):
+        if files.read(path) == data:
+            return
+    files.replace(path, data)
+    report.restored.append(path)
+
+
+def _remove_strays(files: Files, problems: Iterable[Problem], report: Repair) -> None:
+    """Files that are no part of a sealed artifact."""
+    for problem in problems:
+        if problem.what == STRAY:
+            files.remove(problem.path)
+            report.dropped.append(problem.path)
 
 
 def remove_artifact(files: Files, key: Key) -> None:

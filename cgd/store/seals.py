@@ -117,6 +117,22 @@ def seal_of(key: Key, metadata: Mapping[str, str], receipts: Iterable[Receipt]) 
     return Seal(key, files)
 
 
+def checked_attributes(key: Key, metadata: bytes) -> dict[str, Any]:
+    """The attributes in an artifact's `zarr.json`; refuses those of another artifact."""
+    try:
+        about: dict[str, Any] = json.loads(metadata)["attributes"]["cgd"]
+        made = {"version": about["version"], "settings": about["settings"], "inputs": about["inputs"]}
+        digest = sha256(canonical({"kind": key.kind, **made}))
+        fits = digest == about["digest"] and digest.startswith(key.mark)
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise DamageError(
+            f"{key}/zarr.json is damaged or another artifact's; `cgd store verify {key}` tells what is left."
+        )
+    return about
+
+
 def shard_of(path: str) -> int:
     """The shard a file below an artifact belongs to; files that are no shard belong to the first."""
     parts = path.split("/")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -66,13 +66,17 @@ def encode(metadata: bytes, shard: int, block: np.ndarray) -> bytes:
     return bytes(memory[shard_path("", shard, opened.ndim).lstrip("/")].to_bytes())
 
 
-def decode(metadata: bytes, shard: int, data: bytes) -> np.ndarray:
+def decode(metadata: bytes, shard: int, data: bytes, rows: np.ndarray | None = None) -> np.ndarray:
     """The rows of shard number `shard`, read-only; text comes as Python strings in an object array.
 
-    `data` has been compared with its SHA-256.
+    `rows` (M,) are those wanted, counted from the shard's first one, in ascending order; none means all. `data` has
+    been compared with its SHA-256.
     """
     form = _form(metadata)
-    block = _decode_numbers(form, shard, data) if form.plain else _decode_by_zarr(metadata, form.rows, shard, data)
+    if form.plain:
+        block = _decode_numbers(form, shard, data) if rows is None else _decode_some(form, data, rows)
+    else:
+        block = _decode_by_zarr(metadata, form.rows, shard, data)[slice(None) if rows is None else rows]
     block.flags.writeable = False
     return block
 
@@ -99,16 +103,35 @@ def _decode_numbers(form: _Form, shard: int, data: bytes) -> np.ndarray:
 
     The checksums are not looked at: the digest of the whole file was.
     """
-    count = form.rows // form.inner
-    places = np.frombuffer(data, "<u8", 2 * count, len(data) - 16 * count - 4).reshape(count, 2)
     block = np.full((min(form.rows, form.shape[0] - shard * form.rows), *form.shape[1:]), form.fill, form.dtype)
-    values = form.inner * prod(form.shape[1:])
-    for (offset, _), start in zip(places.tolist(), range(0, len(block), form.inner), strict=False):
-        if offset != _NO_CHUNK:
+    for start, chunk in zip(range(0, len(block), form.inner), _chunks(form, data), strict=False):
+        if chunk is not None:
             here = block[start : start + form.inner]
-            chunk = np.frombuffer(data, form.dtype, values, offset).reshape(form.inner, *form.shape[1:])
             here[...] = chunk[: len(here)]
     return block
+
+
+def _decode_some(form: _Form, data: bytes, rows: np.ndarray) -> np.ndarray:
+    """As `_decode_numbers`, only `rows` (M,) of it, which ascend; nothing else is copied."""
+    block = np.full((len(rows), *form.shape[1:]), form.fill, form.dtype)
+    starts = range(0, form.rows, form.inner)
+    cuts = np.searchsorted(rows, [*starts, form.rows]).tolist()
+    for first, end, start, chunk in zip(cuts, cuts[1:], starts, _chunks(form, data), strict=False):
+        if chunk is not None and end > first:
+            block[first:end] = chunk[rows[first:end] - start]
+    return block
+
+
+def _chunks(form: _Form, data: bytes) -> Iterator[np.ndarray | None]:
+    """The inner chunks of a shard's file in order, as views into it; None for one that was never written."""
+    count = form.rows // form.inner
+    places = np.frombuffer(data, "<u8", 2 * count, len(data) - 16 * count - 4).reshape(count, 2)
+    values = form.inner * prod(form.shape[1:])
+    for offset, _ in places.tolist():
+        if offset == _NO_CHUNK:
+            yield None
+        else:
+            yield np.frombuffer(data, form.dtype, values, offset).reshape(form.inner, *form.shape[1:])
 
 
 _NO_CHUNK = 2**64 - 1
@@ -118,6 +141,12 @@ def shape_of(metadata: bytes) -> tuple[tuple[int, ...], int]:
     """Shape and rows per shard of an array."""
     form = _form(metadata)
     return form.shape, form.rows
+
+
+def dtype_of(metadata: bytes) -> np.dtype[Any]:
+    """The type in which `decode` gives an array; text comes as objects."""
+    dtype = _form(metadata).dtype
+    return np.dtype(object) if dtype.kind == "T" else dtype
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,13 +15,26 @@ from typing import Any, Literal
 from cgd.errors import DamageError, StoreError
 from cgd.progress import progress
 from cgd.store import catalog, layout, shards
-from cgd.store.artifact import checked_attributes, rows_text
+from cgd.store.artifact import rows_text
 from cgd.store.feature_store import keys_in
 from cgd.store.files import Files
 from cgd.store.keys import canonical, sha256
-from cgd.store.seals import Receipt, Seal, read_receipt, read_seal, receipt_path, receipts_of, seal_path, shard_of
+from cgd.store.seals import (
+    Receipt,
+    Seal,
+    checked_attributes,
+    read_receipt,
+    read_seal,
+    receipt_path,
+    receipts_of,
+    seal_path,
+    shard_of,
+)
 from cgd.types import Key
 
+STRAY = "is no part of it"
+_MISSING = "is missing"
+_NO_SEAL = "is missing, although every shard is there: repeat the command that makes it, or repair"
 ROOT, OUT_OF_SIGHT = "zarr.json", ".cgd/zarr.json"
 
 
@@ -82,12 +96,19 @@ def store_problems(files: Files) -> list[Problem]:
             found = None
         if not _same_node(found, json.loads(wanted)):
             problems.append(Problem(path, "is damaged"))
-    if files.lists and files.exists(catalog.PATH):
-        try:
-            catalog.read(files)
-        except DamageError:
-            problems.append(Problem(catalog.PATH, "is damaged"))
-    return problems
+    return problems + _of_catalog(files)
+
+
+def _of_catalog(files: Files) -> list[Problem]:
+    """Whether the catalog is whole and names only what is sealed here; it may lack what came later."""
+    if not files.lists or not files.exists(catalog.PATH):
+        return []
+    try:
+        named = catalog.read(files)
+    except StoreError:
+        return [Problem(catalog.PATH, "is damaged")]
+    gone = sorted(named.keys() - catalog.listing(files).keys())
+    return [Problem(catalog.PATH, f"names {', '.join(gone)}, not sealed here")] if gone else []
 
 
 def frame(files: Files) -> dict[str, bytes]:
@@ -96,9 +117,10 @@ def frame(files: Files) -> dict[str, bytes]:
         return {}
     schema = layout.SCHEMA
     with suppress(OSError, ValueError, KeyError, TypeError):
-        schema = int(json.loads(files.read(ROOT))["attributes"]["cgd"]["schema"])
+        found = json.loads(files.read(ROOT))["attributes"]["cgd"]["schema"]
+        schema = found if found in range(1, layout.SCHEMA) else layout.SCHEMA
     texts = {
-        ROOT: shards.group_metadata({"cgd": {"schema": min(schema, layout.SCHEMA)}}),
+        ROOT: shards.group_metadata({"cgd": {"schema": schema}}),
         OUT_OF_SIGHT: shards.leaf_metadata({}),
     }
     kinds = {key.kind for key in keys_in(files)}
@@ -112,8 +134,13 @@ def examine(files: Files, key: Key) -> Examination:
     numbers = [int(n.removesuffix(".json")) for n in files.children(f"{layout.RECEIPTS}/{key}") if n[:-5].isdigit()]
     receipts = {n: _tried(partial(read_receipt, files, key, n), receipt_path(key, n), problems) for n in numbers}
     known = {n: receipt for n, receipt in receipts.items() if receipt is not None}
-    ranges = _ranges(files, key, known)
-    expected = dict(seal.files) if seal else _of_receipts(known)
+    expected = dict(seal.files) if seal else _agreed(files, key, known)
+    ranges = _ranges(files, key, known, expected)
+    if seal is None:
+        others = _of_other_receipts(key, ranges, known, expected)
+        problems += others.values()
+        known = {n: receipt for n, receipt in known.items() if n not in others}
+        expected.update((path, digest) for receipt in known.values() for path, digest in receipt.files.items())
     problems += _compared(files, key, expected, ranges)
     bad = {p.path for p in problems}
     if f"{key}/zarr.json" not in bad:
@@ -129,7 +156,8 @@ def examine(files: Files, key: Key) -> Examination:
             problems.append(Problem(f"{key}/zarr.json", "is missing"))
         missing_seal = [p for p in problems if p.path != seal_path(key) or p.what != "is missing"]
         return Examination(key, "unfinished", expected, ranges, tuple(missing_seal))
-    return Examination(key, "whole", expected, ranges, tuple(problems))
+    told = [replace(p, what=_NO_SEAL) if p.path == seal_path(key) and p.what == _MISSING else p for p in problems]
+    return Examination(key, "whole", expected, ranges, tuple(told))
 
 
 def name_the_misplaced(files: Files, problems: Iterable[Problem]) -> list[Problem]:
@@ -167,20 +195,47 @@ def _tried(read: Any, path: str, problems: list[Problem]) -> Any:
     return None
 
 
-def _of_receipts(receipts: Mapping[int, Receipt]) -> dict[str, str]:
-    expected: dict[str, str] = {}
-    for receipt in receipts.values():
-        expected.update(receipt.metadata)
-        expected.update(receipt.files)
-    return expected
+def _agreed(files: Files, key: Key, receipts: Mapping[int, Receipt]) -> dict[str, str]:
+    """The digests of the metadata that most receipts name; of as many, those that stand there."""
+    votes = Counter(canonical(receipt.metadata) for receipt in receipts.values() if receipt.metadata)
+    most = [json.loads(named) for named, count in votes.items() if count == max(votes.values())]
+
+    def there(named: Mapping[str, str]) -> int:
+        return sum(_digest(files, f"{key}/{path}") == digest for path, digest in named.items())
+
+    return max(most, key=there) if len(most) > 1 else dict(*most)
 
 
-def _ranges(files: Files, key: Key, receipts: Mapping[int, Receipt]) -> dict[int, range]:
-    """The rows of each shard, as the arrays' metadata say, or else as the receipts do."""
+def _of_other_receipts(
+    key: Key, ranges: Mapping[int, range], known: Mapping[int, Receipt], agreed: Mapping[str, str]
+) -> dict[int, Problem]:
+    """Receipts that say other than most of them, by their shard."""
+    problems = {}
+    for number, receipt in known.items():
+        rows = ranges.get(number)
+        fits = rows is not None and receipt.rows == (rows.start, rows.stop)
+        if not fits or receipt.metadata not in ({}, agreed):
+            found = Problem(receipt_path(key, number), "is another artifact's", wanted_rows(key, ranges, number))
+            problems[number] = found
+    return problems
+
+
+def _digest(files: Files, path: str) -> str | None:
+    try:
+        return sha256(files.read(path))
+    except (FileNotFoundError, StoreError):
+        return None
+
+
+def _ranges(files: Files, key: Key, receipts: Mapping[int, Receipt], expected: Mapping[str, str]) -> dict[int, range]:
+    """The rows of each shard, as the arrays' metadata say where it is undamaged, or else as the receipts do."""
     for array in layout.LAYOUT[key.kind]:
+        path = f"{array.name}/zarr.json"
+        if expected.get(path) != _digest(files, f"{key}/{path}") and (expected or not receipts):
+            continue
         try:
-            shape, rows = shards.shape_of(files.read(f"{key}/{array.name}/zarr.json"))
-        except (FileNotFoundError, ValueError, KeyError, TypeError, StoreError):
+            shape, rows = shards.shape_of(files.read(f"{key}/{path}"))
+        except (FileNotFoundError, ValueError, KeyError, TypeError, StoreError):  # version 1 says no digest of it
             continue
         if key.kind not in layout.ROWWISE:
             return {0: range(shape[0])}
@@ -248,7 +303,7 @@ def _strays(files: Files, key: Key, seal: Seal, ranges: Mapping[int, range]) -> 
         *files.walk(str(key)),
         *(f"{layout.RECEIPTS}/{key}/{n}" for n in files.children(f"{layout.RECEIPTS}/{key}")),
     ]
-    return [Problem(path, "is no part of it") for path in there if path not in own]
+    return [Problem(path, STRAY) for path in there if path not in own]
 
 
 def _of_rows(files: Files, key: Key, ranges: Mapping[int, range]) -> list[Problem]:

@@ -20,7 +20,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Writer:
     """The shards of one artifact; any number of writers may work on it, on any machine, without a lock.
 
-    `shapes` gives every array's full shape. Where the artifact exists already its own cut into shards holds.
+    `shapes` gives every array's full shape. Where the artifact exists already (`begun`) its own cut into shards holds.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Writer:
         }
         about = json.loads(json.dumps(about))
         node = shards.group_metadata if self._specs else shards.leaf_metadata
-        self.files.publish(f"{folder}/zarr.json", node({"cgd": about}))
+        self.begun = not self.files.publish(f"{folder}/zarr.json", node({"cgd": about}))
         self._texts = {"zarr.json": self.files.read(f"{folder}/zarr.json")}
         self._compare(about, self._attributes())
         self._metadata: dict[str, bytes] = {}

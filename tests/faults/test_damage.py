@@ -241,10 +241,10 @@ def test_verify_exits_with_1_and_names_every_damaged_shard(root):
     assert isinstance(done.exception, SystemExit)
     *lines, last = done.stdout.splitlines()
     assert lines == [
-        f"{IDENTITY.key}/valid/c/2 (rows 8 to 9): No such file or directory",
+        f"{IDENTITY.key}/valid/c/2 (rows 8 to 9): is missing",
         f"{IDENTITY.key}/vectors/c/0/0/0 (rows 0 to 3): differs from its seal",
     ]
-    assert last == "3 artifacts read, 2 problems"
+    assert last.startswith("3 artifacts read, 2 problems; `cgd store repair` mends them")
 
 
 def test_verify_of_one_artifact_reads_only_that_and_json_holds_the_problems(root):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
-from cgd.errors import MissingError, StoreError
+from cgd.errors import InputError, MissingError, StoreError
 from cgd.store import layout
 from cgd.store.feature_store import FeatureStore
 from cgd.store.keys import identify
@@ -108,10 +108,14 @@ def test_an_empty_folder_and_a_store_that_was_hardly_begun_are_accepted(tmp_path
         assert store.is_sealed(whitening(store, "a"))
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/features.zarr", "https://example.org/features.zarr"])
-def test_what_is_no_local_folder_is_refused(url):
-    with pytest.raises(StoreError, match="local folders only"):
-        FeatureStore.open(url)
+def test_a_url_nobody_knows_is_refused():
+    with pytest.raises(InputError, match="Protocol not known: foo; name a folder, s3://"):
+        FeatureStore.open("foo://bucket/features.zarr")
+
+
+def test_a_web_server_is_only_read():
+    with pytest.raises(StoreError, match="can only be read: write to a folder"):
+        FeatureStore.open("https://example.org/features.zarr", write=True)
 
 
 def test_a_file_url_and_a_path_are_the_same_store(store):
@@ -176,10 +180,13 @@ def test_a_key_is_looked_for_among_the_kinds_wanted_and_the_sealed(store, identi
 def test_verify_reads_everything_or_one(store, identity, embeddings, fill):
     a, b = whitening(store, "a"), whitening(store, "b")
     writer = fill(store.files.root, identity, embeddings(), seal=False)
-    assert dict(store.verify()) == {a: [], b: [], writer.key: [f"{writer.key}: not sealed"]}
+    unsealed = (
+        f".cgd/seals/{writer.key}.json: is missing, although every shard is there: repeat the command that makes it"
+    )
+    assert dict(store.verify()) == {a: [], b: [], writer.key: [f"{unsealed}, or repair"]}
     assert list(store.verify(b)) == [(b, [])]
     absent = Key("whitening", "c", "0" * 16)
-    assert list(store.verify(absent)) == [(absent, [f"{absent}: not sealed"])]
+    assert list(store.verify(absent)) == [(absent, [f"{absent}/zarr.json: is missing"])]
 
 
 def test_listing_a_store_imports_neither_zarr_nor_numpy_nor_torch(store):

@@ -76,17 +76,26 @@ def test_shards_written_backwards_give_the_same_bytes(tmp_path, identity, embedd
     assert tree(tmp_path / "backwards") == tree(tmp_path / "forwards")
 
 
+def proof(value):
+    """A receipt or seal without the SHA-256 of its own canonical JSON, which must fit."""
+    found = value.pop("sha256")
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert found == hashlib.sha256(text.encode()).hexdigest()
+    return value
+
+
 def test_receipts_and_seals_hold_the_digest_of_every_file(tmp_path, identity, embeddings, fill, tree):
     fill(tmp_path, identity, embeddings())
     found = tree(tmp_path)
     below = {p.removeprefix(f"{identity.key}/"): d for p, d in found.items() if p.startswith(f"{identity.key}/")}
     digests = {path: hashlib.sha256(data).hexdigest() for path, data in below.items()}
     seal = json.loads(found[f".cgd/seals/{identity.key}.json"])
-    assert seal == {"schema": 1, "key": str(identity.key), "files": digests}
+    assert proof(seal) == {"schema": 2, "key": str(identity.key), "files": digests}
+    metadata = {path: digest for path, digest in digests.items() if path.endswith("zarr.json")}
     for shard, rows in enumerate([[0, 4], [4, 8], [8, 10]]):
         receipt = json.loads(found[f".cgd/receipts/{identity.key}/{shard:08d}.json"])
         mine = {p: d for p, d in digests.items() if p.split("/")[1:3] == ["c", str(shard)]}
-        assert receipt == {"shard": shard, "rows": rows, "files": mine}
+        assert proof(receipt) == {"shard": shard, "rows": rows, "files": mine, "metadata": metadata}
         assert len(mine) == 5
 
 

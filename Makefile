@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test faults lint bench lock clean
 
 demo: $(READY)
 	$(BIN)/cgd demo --out demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# A hundred killed processes and a thousand corruptions, counted; `make test` tries a few of each.
+faults: $(READY)
+	CGD_FAULTS=full $(BIN)/python -m pytest -n 0 -s tests/faults/test_many_kills.py tests/faults/test_corruptions.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -22,6 +26,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/evaluate_1m.py
 	$(BIN)/python benchmarks/indexes.py
+	$(BIN)/python benchmarks/epoch_targets.py
 
 # Every package pinned for every platform, from the bounds in pyproject.toml.
 lock:

@@ -216,7 +216,7 @@ def test_information_tells_arrays_settings_and_who_made_it(flow: Flow) -> None:
 
 
 def test_verifying_counts_artifacts_and_problems(flow: Flow) -> None:
-    assert flow.object("verify") == {"artifacts": len(flow.object("ls")["artifacts"]), "problems": []}
+    assert flow.object("verify") == {"artifacts": len(flow.object("ls")["artifacts"]), "problems": [], "unfinished": []}
 
 
 def test_logs_go_to_standard_error_and_say_something(flow: Flow) -> None:
@@ -281,7 +281,8 @@ def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[t
 def test_the_commands_are_those_of_the_contract() -> None:
     assert {
         ("extract-teachers",), ("fit-whitening",), ("distill",), ("evaluate",), ("run",), ("demo",),
-        ("store", "ls"), ("store", "info"), ("store", "verify"),
+        ("store", "ls"), ("store", "info"), ("store", "verify"), ("store", "repair"), ("store", "copy"),
+        ("store", "upgrade"), ("store", "export"), ("store", "import"), ("store", "gc"),
     } <= set(commands())  # fmt: skip
 
 
@@ -488,7 +489,7 @@ def test_targets_are_built_and_rankings_scored_without_torch(tmp_path: Path) -> 
                     for t, w in ((1, 12), (2, 9))}
         done = fit_and_apply(store=store, teachers=teachers, config=WhitenConfig(dim=6))
         whitened = {label: views for label, (_, views) in done.items()}
-        plan = TargetPlan("s.zarr", tuple((v["crop-1"], v["crop-22"]) for v in whitened.values()), (1, 22), labels,
+        plan = TargetPlan(("s.zarr",), tuple((v["crop-1"], v["crop-22"]) for v in whitened.values()), (1, 22), labels,
                           "whiten-mtd", WhitenMtdConfig(), "max-min", 3, 0)
         batches, targets = epoch_targets(plan, 0)
         assert [len(b) for b in batches] == [3, 2]

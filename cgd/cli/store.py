@@ -26,9 +26,11 @@ def store_ls(**o: Any) -> None:
     cgd store ls --upstream https://example.org/features.zarr
     """
     from cgd.pipeline import storage, storage_text
+    from cgd.store.feature_store import FeatureStore
 
     with running(o):
-        print_result(o, storage.listing(session_of(o)), storage_text.listing_text)
+        store = FeatureStore.open(o["store_url"], upstream=o["upstream"])
+        print_result(o, storage.listing(store), storage_text.listing_text)
 
 
 @store_group.command("info")
@@ -153,3 +155,26 @@ def store_import(**o: Any) -> None:
     with running(o):
         result = exchange.import_(session_of(o), o["file"], o["dataset"], o["name"], o["teacher"])
         print_result(o, result, exchange.import_text)
+
+
+@store_group.command("gc")
+@click.option(
+    "--recipes",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="Folder of recipes (*.yaml); what they name is kept.",
+)
+@click.option("--delete", is_flag=True, help="Remove what is listed.")
+@options("weights")
+def store_gc(**o: Any) -> None:
+    """List the artifacts that no recipe in a folder names, by any seed; what they were made from is named, too.
+
+    \b
+    cgd store gc --recipes recipes
+    cgd store gc --recipes recipes --weights weights --delete
+    """
+    from cgd.pipeline import garbage
+
+    with running(o):
+        result = garbage.collect(session_of(o), o["recipes"], delete=o["delete"])
+        print_result(o, result, garbage.garbage_text)

@@ -7,6 +7,7 @@ import io
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,28 @@ class DecodedImage:
     image: Image.Image | None
     digest: np.ndarray
     reason: str
+
+
+class ImageFile:
+    """The bytes of an image's file, with their `digest` (32,) uint8; decoded once, when the pixels are asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.digest = digest_of(data)
+
+    @property
+    def image(self) -> Image.Image | None:
+        """As `DecodedImage`."""
+        return self._decoded[0]
+
+    @property
+    def reason(self) -> str:
+        """As `DecodedImage`."""
+        return self._decoded[1]
+
+    @cached_property
+    def _decoded(self) -> tuple[Image.Image | None, str]:
+        return _try_to_decode(self.data)
 
 
 def read_image(root: Path | None, path: str) -> DecodedImage:
@@ -54,11 +77,16 @@ def digest_of(data: bytes) -> np.ndarray:
 
 def decode(data: bytes) -> DecodedImage:
     """The image in a file's bytes."""
-    digest = digest_of(data)
+    image, reason = _try_to_decode(data)
+    return DecodedImage(image, digest_of(data), reason)
+
+
+def _try_to_decode(data: bytes) -> tuple[Image.Image | None, str]:
+    """The image, or why there is none."""
     if not data:
-        return DecodedImage(None, digest, "empty file")
+        return None, "empty file"
     try:
-        return DecodedImage(_decode(data), digest, "")
+        return _decode(data), ""
     except (
         OSError,
         ValueError,
@@ -70,7 +98,7 @@ def decode(data: bytes) -> DecodedImage:
     ) as error:
         # What Pillow's decoders raise on damaged files; anything else is a bug and keeps its traceback.
         said = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", str(error))  # an address would differ from run to run
-        return DecodedImage(None, digest, f"{type(error).__name__}: {said}".replace("\n", " ")[:200])
+        return None, f"{type(error).__name__}: {said}".replace("\n", " ")[:200]
 
 
 def _from_archives(root: Path, path: str) -> bytes:

@@ -15,6 +15,7 @@ from cgd.pipeline.recipe import change
 from cgd.pipeline.workspace import Workspace
 from cgd.registry import Spec
 from cgd.stages import select
+from cgd.stages.imported import imported_source, may_be_imported
 from cgd.stages.whiten import WhiteningReport, apply_whitening, fit_and_apply
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import LocalFiles, replace_file
@@ -59,7 +60,18 @@ def teacher_sources(session: Session, teachers: Sequence[str]) -> list[EncoderSo
 
     if not teachers:
         raise InputError("no teacher is named: give --teachers NAME[,NAME…], e.g. --teachers gem.")
-    return [teacher(text, session.weights) for text in teachers]
+    return [_imported(session, text) or teacher(text, session.weights) for text in teachers]
+
+
+def _imported(session: Session, text: str) -> EncoderSource | None:
+    """The teacher `text` whose vectors were imported, if it is one."""
+    if not may_be_imported(text):
+        return None
+    try:
+        store = session.store()
+    except MissingError:  # the command makes one
+        return None
+    return imported_source(store, text)
 
 
 def sources_of(session: Session, wanted: Sequence[Mapping[str, Any]], teachers: Sequence[str]) -> list[EncoderSource]:

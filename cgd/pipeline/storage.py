@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cgd.errors import InputError, MissingError, StoreError
-from cgd.pipeline.steps import Session
 from cgd.store.feature_store import Entry, FeatureStore
 from cgd.store.layout import LAYOUT
 from cgd.types import Key
+
+if TYPE_CHECKING:  # a listing needs neither stages nor NumPy
+    from cgd.pipeline.steps import Session
 
 Result = dict[str, Any]
 MADE = ("user", "host", "started", "finished", "libraries", "command")
 
 
-def listing(session: Session) -> Result:
+def listing(store: FeatureStore) -> Result:
     """Every artifact, sealed or begun, and where it is."""
-    store = session.store()
     return {
         "artifacts": [
             {"key": str(e.key), "sealed": e.sealed, "shards": e.shards_done, "store": e.files.url}

@@ -45,14 +45,15 @@ def _name(score: Result) -> str:
 
 def card_line(card: Result) -> str:
     """The protocol in one line, to stand beside a score."""
-    size = f"{card['resize']} {card['image_size']}" if card["resize"] != "none" else "unresized"
+    sized = f"{card['resize']} {card['image_size']}, {card['filter']}"
+    size = {"none": f"unresized, {card['filter']}", "unknown": "input unknown"}.get(card["resize"], sized)
     scales = card["scales"] if isinstance(card["scales"][0], (int, float)) else card["scales"][0]
     fused = card.get("gallery")
     gallery = f"asymmetric: gallery by {', '.join(fused['teachers'])} fused by {fused['fusion']}" if fused else ""
     parts = [
         *filter(None, [gallery]),
         CROP[card["query_crop"]],
-        f"{size}, {card['filter']}, scales {', '.join(f'{s:g}' for s in scales)}",
+        f"{size}, scales {', '.join(f'{s:g}' for s in scales)}",
         f"{card['dim']} dimensions, {'whitened' if card['whitening'] else 'raw'}, {card['similarity']}",
         f"relevance by {card['relevance']}",
         f"{card['ap']} AP",
@@ -142,7 +143,8 @@ def extract_text(r: Result) -> str:
     for label, t in r["teachers"].items():
         rate = f", {t['images_per_second']:.0f} images/s in the network" if t["images_per_second"] else ""
         done = f"{t['shards_written']} shards written, {t['shards_skipped']} skipped"
-        lines.append(f"{label}: {len(t['keys'])} views, {done}{rate}")
+        copied = f", {t['images_copied']:,} rows copied from earlier artifacts" if t["images_copied"] else ""
+        lines.append(f"{label}: {len(t['keys'])} views, {done}{copied}{rate}")
     return "\n".join(lines)
 
 
@@ -161,7 +163,8 @@ def estimate_text(r: Result) -> str:
     if not r["artifacts"]:
         return f"all {r['images']} images are embedded already; {size}"
     rate = f"about {r['seconds'] / 3600:.2f} hours at {r['images_per_second']:.1f} images/s"
-    return f"{r['artifacts']} artifacts to make of {r['images']} images: {size}, {rate}"
+    copied = f", about {100 * r['share_copied']:.0f} % of the rows copied" if r.get("share_copied") else ""
+    return f"{r['artifacts']} artifacts to make of {r['images']} images: {size}, {rate}{copied}"
 
 
 def training_text(r: Result) -> str:

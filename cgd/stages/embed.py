@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from cgd.config import ExtractConfig
-from cgd.data.images import DecodedImage, read_image
+from cgd.data.images import DecodedImage, ImageFile, image_bytes
 from cgd.data.loading import ahead
 from cgd.data.transforms import crop_spec, full_pixels, view_pixels
 from cgd.data.views import CROP, CROPPED, FIXED, ViewPolicy, draw_view, to_row, view_kind
 from cgd.errors import InputError
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder
+from cgd.stages.growth import Known, Stock
 from cgd.types import ImageList, InputSpec
 
 Block = dict[str, np.ndarray]
@@ -39,9 +40,10 @@ class Tally:
 
 @dataclass
 class Meter:
-    """A progress bar or none, and the seconds in which the networks waited for images to be read and decoded."""
+    """A progress bar or none, images done, and the seconds in which networks waited for some to be read and decoded."""
 
     bar: Any = None
+    images: int = 0
     waited: float = 0.0
 
     def next(self, loaded: Iterator[_Loaded]) -> _Loaded:
@@ -51,17 +53,23 @@ class Meter:
         return one
 
     def done(self, images: int) -> None:
+        self.images += images
+        self.skip(images)
+
+    def skip(self, images: int) -> None:
+        """Move the bar past images that were done elsewhere."""
         if self.bar is not None:
             self.bar.update(images)
 
 
 @dataclass(frozen=True)
 class Look:
-    """One encoder looking at one view; looks of one encoder share a tally."""
+    """One encoder looking at one view; looks of one encoder share a tally. Rows in `stock` are copied."""
 
     encoder: Encoder
     view: str
     tally: Tally = field(default_factory=Tally)
+    stock: Stock = field(default_factory=Stock)
 
     @property
     def pixels_key(self) -> tuple[InputSpec, str]:
@@ -87,9 +95,10 @@ class Look:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """One image read: its digest, why it is invalid, and pixels and crop geometry by look."""
+    """One image read: its digest, rows to be copied by a look's number, else why it is invalid, pixels and geometry."""
 
     digest: np.ndarray
+    known: dict[int, Known]
     reason: str
     pixels: dict[tuple[InputSpec, str], list[np.ndarray]]
     geometry: dict[str, np.ndarray]
@@ -105,25 +114,27 @@ def policy_settings(config: ExtractConfig) -> dict[str, Any]:
     return settings if config.crop_filter == "own" else {**settings, "filter": config.crop_filter}
 
 
-def read_row(images: ImageList, row: int) -> DecodedImage:
+def read_row(images: ImageList, row: int) -> ImageFile:
     """The image file of a row."""
-    return read_image(images.root, images.paths[row])
+    return ImageFile(image_bytes(images.root, images.paths[row]))
 
 
 def embed_rows(
-    rows: range,
+    rows: Sequence[int],
     looks: Sequence[Look],
     images: ImageList,
     config: ExtractConfig,
     compute: Compute,
     meter: Meter,
-    read: Callable[[ImageList, int], DecodedImage] = read_row,
+    read: Callable[[ImageList, int], DecodedImage | ImageFile] = read_row,
 ) -> list[Block]:
     """The arrays of an `embeddings` shard for each look. Batches never cross the borders of `rows`.
 
-    Images of one shape share a forward pass. An image that cannot be decoded is invalid and holds NaN.
+    Images of one shape share a forward pass. An image that cannot be decoded is invalid and holds NaN. An image that
+    every look has in stock is read and digested, not decoded.
     """
     blocks = [_empty(rows, look, images) for look in looks]
+    known: list[dict[int, Known]] = [{} for _ in looks]
     waiting: dict[tuple[int, tuple[tuple[int, ...], ...]], list[tuple[int, list[np.ndarray]]]] = defaultdict(list)
 
     def load(row: int) -> _Loaded:
@@ -134,6 +145,9 @@ def embed_rows(
         loaded = meter.next(stream)
         for number, (look, block) in enumerate(zip(looks, blocks, strict=True)):
             block["digests"][place] = loaded.digest
+            if number in loaded.known:
+                known[number][place] = loaded.known[number]
+                continue
             block["reasons"][place] = loaded.reason
             if loaded.reason:
                 continue
@@ -148,20 +162,30 @@ def embed_rows(
         meter.done(1)
     for (number, _), items in waiting.items():
         _flush(looks[number], blocks[number], items, config.precision, compute)
+    for look, block, found in zip(looks, blocks, known, strict=True):
+        if left := look.stock.copy(block, found):
+            again = dataclasses.replace(look, stock=Stock())
+            (anew,) = embed_rows([rows[place] for place in left], [again], images, config, compute, Meter(), read)
+            for name, values in anew.items():
+                block[name][left] = values
     return blocks
 
 
-def _load(decoded: DecodedImage, row: int, looks: Sequence[Look], images: ImageList, config: ExtractConfig) -> _Loaded:
-    loaded = _Loaded(decoded.digest, decoded.reason, {}, {})
-    if decoded.image is not None:
-        for look in looks:
-            if look.pixels_key not in loaded.pixels:
-                loaded.pixels[look.pixels_key] = _pixels(decoded, row, look, images, config, loaded.geometry)
+def _load(
+    file: DecodedImage | ImageFile, row: int, looks: Sequence[Look], images: ImageList, config: ExtractConfig
+) -> _Loaded:
+    found = {number: look.stock.find(file.digest, images.ids[row]) for number, look in enumerate(looks)}
+    known = {number: where for number, where in found.items() if where is not None}
+    new = [look for number, look in enumerate(looks) if number not in known]
+    loaded = _Loaded(file.digest, known, file.reason if new else "", {}, {})
+    for look in new:
+        if file.image is not None and look.pixels_key not in loaded.pixels:
+            loaded.pixels[look.pixels_key] = _pixels(file, row, look, images, config, loaded.geometry)
     return loaded
 
 
 def _pixels(
-    decoded: DecodedImage,
+    file: DecodedImage | ImageFile,
     row: int,
     look: Look,
     images: ImageList,
@@ -169,14 +193,14 @@ def _pixels(
     geometry: dict[str, np.ndarray],
 ) -> list[np.ndarray]:
     """What one look sees; a crop's geometry is noted in `geometry`."""
-    assert decoded.image is not None
+    assert file.image is not None
     spec = look.encoder.input_spec
     if view_kind(look.view) == CROP:
-        view = draw_view(policy_of(config), images.ids[row], look.crop_number, *decoded.image.size)
+        view = draw_view(policy_of(config), images.ids[row], look.crop_number, *file.image.size)
         geometry[look.view] = to_row(view)
-        return [view_pixels(decoded.image, crop_spec(spec, config.crop_filter), view, config.crop_size)]
+        return [view_pixels(file.image, crop_spec(spec, config.crop_filter), view, config.crop_size)]
     box = images.boxes[row] if look.view == CROPPED and images.boxes else None
-    return full_pixels(decoded.image, spec, box)
+    return full_pixels(file.image, spec, box)
 
 
 def _flush(
@@ -251,7 +275,7 @@ def _forward(look: Look, items: Sequence[list[np.ndarray]], precision: str, devi
     return found
 
 
-def _empty(rows: range, look: Look, images: ImageList) -> Block:
+def _empty(rows: Sequence[int], look: Look, images: ImageList) -> Block:
     """The arrays of a shard before anything is known of its images."""
     shapes = look.shapes(len(rows))
     block: Block = {

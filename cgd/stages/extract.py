@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +16,8 @@ import numpy as np
 import torch
 
 from cgd.config import ExtractConfig
+from cgd.data.images import digest_of, image_bytes
+from cgd.data.loading import ahead
 from cgd.data.views import CROP, CROPPED, view_kind
 from cgd.errors import InputError, StoreError
 from cgd.models.devices import Compute
@@ -21,6 +25,7 @@ from cgd.models.encoder import Encoder, EncoderSource
 from cgd.progress import progress
 from cgd.stages.canaries import check_canaries
 from cgd.stages.embed import Look, Meter, Tally, embed_rows, policy_settings
+from cgd.stages.growth import stocks
 from cgd.stages.images import check_same_images, store_images
 from cgd.store import layout
 from cgd.store.feature_store import FeatureStore
@@ -29,17 +34,19 @@ from cgd.store.writer import Writer
 from cgd.types import ImageList, Key
 
 VERSION = 2  # 2: sides as Pillow's thumbnail and torchvision's Resize round them
-SAMPLE_IMAGES = 16
+SAMPLE_IMAGES = 16  # embedded to know the speed
+SAMPLE_DIGESTS = 256  # read to know how many images are new
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class EncoderReport:
-    """What happened to one encoder's artifacts."""
+    """What happened to one encoder's artifacts; `copied` counts the rows of images that were embedded before."""
 
     keys: dict[str, Key] = field(default_factory=dict)
     shards_written: int = 0
     shards_skipped: int = 0
+    copied: int = 0
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -79,6 +86,7 @@ class ExtractReport:
                     "keys": {view: str(key) for view, key in e.keys.items()},
                     "shards_written": e.shards_written,
                     "shards_skipped": e.shards_skipped,
+                    "images_copied": e.copied,
                     "images_per_second": e.images_per_second,
                 }
                 for label, e in self.encoders.items()
@@ -133,8 +141,9 @@ def extract(
 ) -> ExtractReport:
     """Make the embeddings of `images` by every source under every view; finished shards are skipped.
 
-    Views are `fixed`, `cropped` (queries cut to their boxes) and `crop-1`, `crop-2`, … . Raises `CgdError` where an
-    image is missing, the disk is too small, or stored vectors belong to other images of the same name.
+    Rows of images that were embedded for another list are copied out of the store (see `stages/growth.py`). Views
+    are `fixed`, `cropped` (queries cut to their boxes) and `crop-1`, `crop-2`, … . Raises `CgdError` where an image is
+    missing, the disk is too small, or stored vectors belong to other images of the same name.
     """
     wanted = _wanted(images, sources, views, config)
     report = ExtractReport(len(images), {}, {s.label: EncoderReport() for s in sources})
@@ -165,7 +174,10 @@ def estimate(
     config: ExtractConfig,
     compute: Compute,
 ) -> dict[str, Any]:
-    """Bytes to write, bytes free and seconds to expect for what is not stored yet; measured on a few images."""
+    """Bytes to write, bytes free and seconds to expect for what is not stored yet; measured on a few images.
+
+    `share_copied` of the rows, guessed from digests of a few images, will be copied instead of embedded.
+    """
     wanted = _wanted(images, sources, views, config)
     unsealed = [w for w in wanted if not store.is_sealed(w.identity.key)]
     result = {
@@ -174,6 +186,7 @@ def estimate(
         "free_bytes": store.files.free_bytes(),
         "bytes": 0,
         "seconds": 0.0,
+        "share_copied": 0.0,
     }
     if not unsealed:
         return result
@@ -184,8 +197,14 @@ def estimate(
             started = time.perf_counter()
             embed_rows(range(sample), looks, images, config, compute, Meter(bar))
             seconds = time.perf_counter() - started
-    rate = sample / seconds
-    return {**result, "bytes": _bytes(images, looks), "images_per_second": rate, "seconds": len(images) / rate}
+    rate, share = sample / seconds, _share_copied(store, images, unsealed, looks, compute)
+    return {
+        **result,
+        "bytes": _bytes(images, looks),
+        "images_per_second": rate,
+        "seconds": (1 - share) * len(images) / rate,
+        "share_copied": share,
+    }
 
 
 def _wanted(
@@ -226,20 +245,43 @@ def _check_space(store: FeatureStore, images: ImageList, looks: Sequence[Look]) 
 def _open(
     store: FeatureStore, images: ImageList, unsealed: Sequence[_Wanted], looks: Sequence[Look], compute: Compute
 ) -> list[_Job]:
-    """A writer for each artifact, all cut at the same rows."""
+    """A writer for each artifact, all cut at the same rows, and what can be copied into it."""
     count = len(images)
     widest = max(4 * int(np.prod(look.shapes(count)["vectors"][1:])) for look in looks)
     rows = compute.shard_rows or layout.shard_rows(count, widest)
     jobs = []
-    for each, look in zip(unsealed, looks, strict=True):
-        about = {
-            "label": each.source.label,
-            "input": dataclasses.asdict(look.encoder.input_spec),
-            "dim": look.encoder.embed_dim,
-        }
-        writer = store.writer(each.identity, look.shapes(count), attributes=about, shard_rows=rows)
+    for each, look in zip(unsealed, _stocked(store, unsealed, looks), strict=True):
+        writer = store.writer(each.identity, look.shapes(count), attributes=_about(each, look), shard_rows=rows)
         jobs.append(_Job(each, look, writer, frozenset(writer.missing())))
     return jobs
+
+
+def _stocked(store: FeatureStore, unsealed: Sequence[_Wanted], looks: Sequence[Look]) -> list[Look]:
+    """The looks with the rows that need not be made again."""
+    found = stocks(store, [(w.identity, _about(w, look)) for w, look in zip(unsealed, looks, strict=True)])
+    return [dataclasses.replace(look, stock=stock) for look, stock in zip(looks, found, strict=True)]
+
+
+def _about(wanted: _Wanted, look: Look) -> dict[str, Any]:
+    """The attributes of an artifact."""
+    spec = json.loads(json.dumps(dataclasses.asdict(look.encoder.input_spec)))
+    return {"label": wanted.source.label, "input": spec, "dim": look.encoder.embed_dim}
+
+
+def _share_copied(
+    store: FeatureStore, images: ImageList, unsealed: Sequence[_Wanted], looks: Sequence[Look], compute: Compute
+) -> float:
+    """Which share of the rows is in the store, by the digests of some images across the list."""
+    found = [look.stock for look in _stocked(store, unsealed, looks)]
+    if not any(found):
+        return 0.0
+    rows = np.unique(np.linspace(0, len(images) - 1, SAMPLE_DIGESTS).astype(int)).tolist()
+
+    def known(row: int) -> list[bool]:
+        digest = digest_of(image_bytes(images.root, images.paths[row]))
+        return [stock.find(digest, images.ids[row]) is not None for stock in found]
+
+    return float(np.mean([*ahead(known, rows, compute.workers, 2 * compute.workers)]))
 
 
 def _run(
@@ -249,17 +291,20 @@ def _run(
     cuts: dict[int, list[_Job]] = defaultdict(list)  # artifacts begun with another cut keep theirs
     for job in jobs:
         cuts[job.writer.shard_rows].append(job)
-    started, done, meter = time.perf_counter(), 0, Meter()
+    started, meter = time.perf_counter(), Meter()
     for group in cuts.values():
-        done += _run_group(group, images, config, compute, report, meter)
+        _run_group(group, images, config, compute, report, meter)
         for job in group:
+            report.encoders[job.wanted.source.label].copied += job.look.stock.copied.total()
             if not job.writer.missing():
-                job.writer.seal()
+                job.writer.seal(_origin(job))
     seconds = time.perf_counter() - started
-    report.images_per_second = done / seconds
+    report.images_per_second = meter.images / seconds
     report.waiting = meter.waited / seconds
-    rate = f"{done} images for {len(jobs)} artifacts in {seconds:.1f} s, {report.images_per_second:.1f} images/s"
-    log.info("%s: %s, %.0f %% of the time waiting for images", images.title, rate, 100 * report.waiting)
+    copied = sum(e.copied for e in report.encoders.values())
+    done = f"{meter.images} images for {len(jobs)} artifacts in {seconds:.1f} s, {copied} rows copied"
+    rate = f"{report.images_per_second:.1f} images/s, {100 * report.waiting:.0f} % of the time waiting for images"
+    log.info("%s: %s, %s", images.title, done, rate)
 
 
 def _run_group(
@@ -269,24 +314,58 @@ def _run_group(
     compute: Compute,
     report: ExtractReport,
     meter: Meter,
-) -> int:
-    """The shards of artifacts that are cut alike; how many images were read."""
+) -> None:
+    """The shards of artifacts that are cut alike: in order, but on from a random place where others are at work too.
+
+    Processes that begin or meet at one place would otherwise march in step from there, each doing all of the work.
+    """
     index, count = compute.part
     cut = group[0].writer
     mine = [s for s in range(cut.shard_count) if s % count == index - 1]
     for job in group:
         skipped = [s for s in mine if s not in job.missing]
         report.encoders[job.wanted.source.label].shards_skipped += len(skipped)
-    todo = [s for s in mine if any(s in job.missing for job in group)]
-    total = sum(len(cut.shard_range(s)) for s in todo)
-    with progress(total, f"{images.title}, {len(group)} artifacts") as meter.bar:
-        for shard in todo:
-            needing = [job for job in group if shard in job.missing]
-            blocks = embed_rows(cut.shard_range(shard), [j.look for j in needing], images, config, compute, meter)
-            for job, block in zip(needing, blocks, strict=True):
-                job.writer.write(shard, block)
-                report.encoders[job.wanted.source.label].shards_written += 1
-    return total
+    left = [s for s in mine if any(s in job.missing for job in group)]
+    place, alone = 0, not any(job.writer.begun for job in group)
+    with progress(sum(len(cut.shard_range(s)) for s in left), f"{images.title}, {len(group)} artifacts") as meter.bar:
+        while left:
+            place = place % len(left) if alone else secrets.randbelow(len(left))
+            alone = _run_shard(left.pop(place), group, images, config, compute, report, meter)
+
+
+def _run_shard(
+    shard: int,
+    group: Sequence[_Job],
+    images: ImageList,
+    config: ExtractConfig,
+    compute: Compute,
+    report: ExtractReport,
+    meter: Meter,
+) -> bool:
+    """One shard of the artifacts that lack it by now; whether no other process was seen to have done it meanwhile."""
+    lacking = [job for job in group if shard in job.missing]
+    todo = [job for job in lacking if not job.writer.has(shard)]
+    rows = group[0].writer.shard_range(shard)
+    if not todo:
+        meter.skip(len(rows))
+    blocks = embed_rows(rows, [job.look for job in todo], images, config, compute, meter) if todo else []
+    made = {job.writer.key: block for job, block in zip(todo, blocks, strict=True)}
+    alone = True
+    for job in lacking:
+        counts = report.encoders[job.wanted.source.label]
+        if job.writer.key in made and not job.writer.has(shard):
+            job.writer.write(shard, made[job.writer.key])
+            counts.shards_written += 1
+        else:
+            counts.shards_skipped += 1
+            alone = False
+    return alone
+
+
+def _origin(job: _Job) -> dict[str, Any]:
+    """For the provenance: how many rows this process copied from where."""
+    copied = job.look.stock.copied
+    return {"rows_copied": {str(key): rows for key, rows in sorted(copied.items())}} if copied else {}
 
 
 def _failures(store: FeatureStore, wanted: Sequence[_Wanted]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cgd.data.images import digest_of, image_bytes, read_image
+from cgd.data.images import digest_of, image_bytes
 from cgd.errors import InputError
 from cgd.progress import progress
 from cgd.store.artifact import Artifact
@@ -45,7 +45,7 @@ def check_same_images(store: FeatureStore, images: ImageList) -> None:
         for rows, read in finished[:: max(1, len(finished) - 1)]:  # the first and the last
             digests = read("digests")
             for row in np.unique(np.linspace(rows.start, rows.stop - 1, SAMPLES).astype(int)):
-                found = read_image(images.root, images.paths[row]).digest
+                found = digest_of(image_bytes(images.root, images.paths[row]))
                 check_digest(images, int(row), found, digests[row - rows.start])
 
 

@@ -12,12 +12,10 @@ import numpy as np
 
 from cgd.errors import DamageError, MissingError
 from cgd.store import layout, seals, shards
-from cgd.store.files import Files
+from cgd.store.files import Files, fetch_all
 from cgd.store.keys import sha256
 from cgd.store.seals import Receipt, checked_attributes
 from cgd.types import Key
-
-FETCHES = 16  # requests in flight to a store over a network
 
 
 class Artifact:
@@ -86,15 +84,17 @@ class Artifact:
         order = np.argsort(rows, kind="stable")
         numbers, starts = np.unique(rows[order] // self.shard_rows, return_index=True)
 
-        def fill(shard: int, places: np.ndarray) -> None:
+        parts = list(zip(numbers.tolist(), np.split(order, starts[1:]), strict=False))
+
+        def fill(part: tuple[int, np.ndarray]) -> None:
+            shard, places = part
             gathered[places] = self.read_shard(array, shard, rows[places] - shard * self.shard_rows)
 
-        parts = np.split(order, starts[1:])
-        if len(numbers) < 2:
-            list(map(fill, numbers.tolist(), parts[: len(numbers)]))
+        if self.files.is_local:
+            with ThreadPoolExecutor(min(os.cpu_count() or 1, len(parts) or 1)) as pool:  # SHA-256 lets others run
+                list(pool.map(fill, parts))
         else:
-            with ThreadPoolExecutor((os.cpu_count() or 1) if self.files.is_local else FETCHES) as pool:
-                list(pool.map(fill, numbers.tolist(), parts))
+            fetch_all(fill, parts)
         return gathered
 
     def blob(self, path: str) -> bytes:
@@ -111,8 +111,8 @@ class Artifact:
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        with ThreadPoolExecutor(1 if self.files.is_local else FETCHES) as pool:
-            return sum(pool.map(self._size, self._digests))
+        paths = list(self._digests)
+        return sum(map(self._size, paths) if self.files.is_local else fetch_all(self._size, paths))
 
     def _size(self, path: str) -> int:
         with suppress(FileNotFoundError):
@@ -141,22 +141,22 @@ def rows_text(rows: range) -> str:
 def read_finished(files: Files, key: Key, receipt: Receipt, array: str) -> np.ndarray:
     """Rows of `array` in a shard that has a `receipt`, in an artifact sealed or not."""
     path = f"{array}/zarr.json"
-    metadata = files.read(f"{key}/{path}")
-    if receipt.metadata:
-        metadata = _checked(files, key, path, receipt.metadata[path], "")
+    if receipt.metadata and path not in receipt.metadata:
+        raise DamageError(f"the receipt of shard {receipt.shard} of {key} does not name {path}.")
+    metadata = _checked(files, key, path, receipt.metadata.get(path), "")
     path = layout.shard_path(array, receipt.shard, len(shards.shape_of(metadata)[0]))
     if path not in receipt.files:
         raise DamageError(f"the receipt of shard {receipt.shard} of {key} does not name {path}.")
     return shards.decode(metadata, receipt.shard, _checked(files, key, path, receipt.files[path], ""))
 
 
-def _checked(files: Files, key: Key, path: str, digest: str, rows: str) -> bytes:
-    """A file's bytes, refused where they are missing or not those that were written."""
+def _checked(files: Files, key: Key, path: str, digest: str | None, rows: str) -> bytes:
+    """A file's bytes, refused where they are missing or not those that were written (None: version 1 does not say)."""
     try:
         data = files.read(f"{key}/{path}")
     except FileNotFoundError:
         raise DamageError(f"{key}/{path}{rows} is missing; `cgd store verify {key}` tells what is left.") from None
-    if sha256(data) != digest:
+    if digest is not None and sha256(data) != digest:
         raise DamageError(
             f"{key}/{path}{rows} differs from its seal: the file was damaged or replaced; "
             f"`cgd store verify {key}` lists all such files."

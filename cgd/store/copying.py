@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from cgd.errors import CgdError, DamageError, StoreError
 from cgd.progress import progress
 from cgd.store import catalog, layout, shards
-from cgd.store.artifact import FETCHES, Artifact
+from cgd.store.artifact import Artifact
 from cgd.store.feature_store import Entry, FeatureStore
-from cgd.store.files import Files
+from cgd.store.files import FETCHES, Files
 from cgd.store.keys import sha256
 from cgd.store.seals import (
     Receipt,
@@ -56,7 +56,7 @@ def copy(source: FeatureStore, target: FeatureStore, wanted: Iterable[Entry]) ->
             report.unfinished.append(name)
         else:
             try:
-                report.bytes += copy_artifact(entry.files, target.files, entry.key)
+                report.bytes += copy_artifact(source.get(entry.key).files, target.files, entry.key)
                 report.copied.append(name)
             except CgdError as error:
                 report.failed[name] = str(error)
@@ -87,8 +87,11 @@ def copy_artifact(source: Files, target: Files, key: Key) -> int:
     _refuse_paths_outside(seal)
     target.publish(f"{key.kind}/zarr.json", shards.group_metadata({}))
     metadata = {path: digest for path, digest in seal.files.items() if path.rpartition("/")[2] == "zarr.json"}
+    moved = 0
     for path, digest in metadata.items():
-        if _moved(artifact, target, path)[0] != digest:
+        there, size = _moved(artifact, target, path)
+        moved += size
+        if there != digest:
             raise StoreError(
                 f"{key} is being written in {target.url} with other settings of storage ({path} differs): finish it "
                 "there, or remove it there, and copy again."
@@ -98,18 +101,17 @@ def copy_artifact(source: Files, target: Files, key: Key) -> int:
         for n in range(artifact.shard_count)
     }
     wanted = receipts_of(seal, ranges)
-    there = set(target.children(f"{layout.RECEIPTS}/{key}"))
-    missing = [receipt for receipt in wanted if layout.receipt_name(receipt.shard) not in there]
+    done = set(target.children(f"{layout.RECEIPTS}/{key}"))
+    missing = [receipt for receipt in wanted if layout.receipt_name(receipt.shard) not in done]
 
     def move(receipt: Receipt) -> int:
         found = {path: _moved(artifact, target, path) for path in receipt.files}
         digests = {path: digest for path, (digest, _) in found.items()}
-        done = Receipt(receipt.shard, receipt.rows, digests, receipt.metadata)
-        target.publish(receipt_path(key, receipt.shard), done.text())
+        arrived = Receipt(receipt.shard, receipt.rows, digests, receipt.metadata)
+        target.publish(receipt_path(key, receipt.shard), arrived.text())
         return sum(size for _, size in found.values())
 
     with ThreadPoolExecutor(_workers(source, target)) as pool, progress(len(missing), f"{key}, shards") as bar:
-        moved = 0
         for size in pool.map(move, missing):
             bar.update(1)
             moved += size
@@ -137,7 +139,7 @@ def _moved(artifact: Artifact, target: Files, path: str) -> tuple[str, int]:
 def _is_whole(artifact: Artifact, path: str, data: bytes) -> bool:
     """Whether other bytes than the source's are rows that somebody else computed."""
     array = path.split("/")[0]
-    if array not in artifact.arrays:
+    if array not in artifact.arrays or not data:
         return False
     return shards.is_whole(artifact.raw(f"{array}/zarr.json"), shard_of(path), data)
 

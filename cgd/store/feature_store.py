@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cgd.errors import DamageError, MissingError, StoreError
 from cgd.store import layout, provenance
-from cgd.store.files import Files, LocalFiles
+from cgd.store.files import Files, LocalFiles, fetch_all
 from cgd.store.keys import Identity
 from cgd.store.remote import open_files
 from cgd.store.seals import checked_attributes, read_receipt, seal_path
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a listing: `shards_done` shards have a receipt, `sealed` or not; `files` is where it is."""
+    """One line of a listing: an artifact, `sealed` or begun, and the `files` it is in."""
 
     key: Key
     sealed: bool
-    shards_done: int
     files: Files
+
+    @property
+    def shards_done(self) -> int:
+        """How many shards have a receipt."""
+        return len(self.files.children(f"{layout.RECEIPTS}/{self.key}"))
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
@@ -63,6 +67,7 @@ class FeatureStore:
         self.files = files
         self.upstream = tuple(upstream)
         self._opened: dict[Key, Artifact] = {}
+        self._entries: dict[Key, Entry] = {}
 
     @classmethod
     def open(cls, url: str | Path, *, write: bool = False, upstream: Iterable[str | Path] = ()) -> FeatureStore:
@@ -85,13 +90,20 @@ class FeatureStore:
     def entries(self, kind: str | None = None) -> Iterator[Entry]:
         """Every artifact begun, sealed or not, sorted by key; each once, from where it is read."""
         for each in [kind] if kind else sorted(layout.LAYOUT):
-            found: dict[str, Entry] = {}
+            found: dict[Key, Entry] = {}
             for files in self.places:
                 for entry in _entries(files, each):
-                    known = found.get(entry.key.name)
-                    if known is None or (entry.sealed and not known.sealed):
-                        found[entry.key.name] = entry
-            yield from (found[name] for name in sorted(found))
+                    if entry.key not in found or (entry.sealed and not found[entry.key].sealed):
+                        found[entry.key] = self._looked_at(entry)
+            if kind:  # whoever asks for a kind looks at its settings
+                fetch_all(lambda entry: entry.attributes, [e for e in found.values() if not e.files.is_local])
+            yield from (found[key] for key in sorted(found))
+
+    def _looked_at(self, entry: Entry) -> Entry:
+        """The same entry, with the attributes it has fetched already where it is sealed far away."""
+        if entry.files.is_local or not entry.sealed:
+            return entry
+        return self._entries.setdefault(entry.key, entry)
 
     def is_sealed(self, key: Key) -> bool:
         return self._holder(key) is not None
@@ -247,7 +259,7 @@ def _entries(files: Files, kind: str) -> Iterator[Entry]:
     """The artifacts of a kind in one place."""
     seals = set(files.children(f"{layout.SEALS}/{kind}"))
     for key in keys_in(files, kind):
-        yield Entry(key, f"{key.name}.json" in seals, len(files.children(f"{layout.RECEIPTS}/{key}")), files)
+        yield Entry(key, f"{key.name}.json" in seals, files)
 
 
 def _holds_other_files(root: Path) -> bool:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import shutil
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cgd.errors import DamageError, StoreError
 
 TEMPORARY = ".cgd/tmp"
+FETCHES = 16  # requests in flight to a store over a network
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Files(ABC):
@@ -27,7 +33,10 @@ class Files(ABC):
 
     @abstractmethod
     def read(self, path: str) -> bytes:
-        """The bytes at `path`; raises `FileNotFoundError`, and `StoreError` where they cannot be read."""
+        """The bytes at `path`; raises `FileNotFoundError`, and `StoreError` where they cannot be read.
+
+        That is a `DamageError` only where they are lost: whoever repairs may not take a silent network for damage.
+        """
 
     @abstractmethod
     def exists(self, path: str) -> bool: ...
@@ -98,8 +107,10 @@ class LocalFiles(Files):
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(*error.args) from error
         except OSError as error:
+            if error.errno == errno.EIO:  # the disk lost it; anything else may be gone a moment later
+                raise DamageError(f"{self.root / path} cannot be read from the disk: {error.strerror}.") from error
             raise StoreError(
-                f"cannot read {self.root / path}: {error.strerror}; mend that (rights, the disk) and repeat it."
+                f"cannot read {self.root / path}: {error.strerror}; mend that and repeat the same command."
             ) from error
 
     def exists(self, path: str) -> bool:
@@ -178,6 +189,14 @@ class LocalFiles(Files):
             host, _, rest = name.rpartition("-")[0].rpartition("-")
             if host == socket.gethostname() and rest.isdigit() and not _alive(int(rest)):
                 (self.root / TEMPORARY / name).unlink(missing_ok=True)
+
+
+def fetch_all(fetch: Callable[[T], R], wanted: Sequence[T]) -> list[R]:
+    """`fetch` of each, many at once: for requests over a network."""
+    if not wanted:
+        return []
+    with ThreadPoolExecutor(FETCHES) as pool:
+        return list(pool.map(fetch, wanted))
 
 
 def replace_file(path: Path, data: bytes, *, shared: bool = False) -> None:

@@ -73,7 +73,8 @@ LAYOUT: Mapping[str, tuple[Array, ...]] = {
 WEIGHTS, RECIPE = "model.safetensors", "recipe.json"  # of a student, in its folder and in the store
 ROWWISE = ("images", "embeddings", "whitened", "descriptors")  # kinds cut into shards of rows; the others are one shard
 
-# Below `.cgd`, out of Zarr's sight.
+# Below `.cgd`, out of Zarr's sight; repair keeps files there that it found in another's place.
+SPARE = ".cgd/spare"
 RECEIPTS, SEALS, PROVENANCE = ".cgd/receipts", ".cgd/seals", ".cgd/provenance"
 
 

@@ -22,7 +22,7 @@ from cgd.store.files import Files
 from cgd.store.seals import text
 from cgd.types import Key
 
-LIBRARIES = ("cgd", "torch", "torchvision", "timm", "pillow", "numpy", "zarr")
+LIBRARIES = ("cgd", "torch", "torchvision", "timm", "pillow", "numpy", "zarr", "h5py")
 _END = ".end.json"
 log = logging.getLogger(__name__)
 

@@ -6,21 +6,25 @@ import errno
 import logging
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 from cgd.errors import InputError, MissingError, StoreError
 from cgd.store import catalog
-from cgd.store.files import Files, LocalFiles
+from cgd.store.files import TEMPORARY, Files, LocalFiles
 
 T = TypeVar("T")
 ATTEMPTS = 4
 WAIT = 0.5  # seconds, at most, before the second attempt; twice as long before each further one
-PROBE = ".cgd/probe"
+PROBE = f"{TEMPORARY}/probe"
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_URL_IN_TEXT = re.compile(r"\w+://[^\s'\"]+")
 _GONE_OTHERWISE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _SAID_NO = (errno.EINVAL, errno.EPERM, errno.ENOSYS)  # what s3fs makes of requests that a server will never accept
+_IN_MEMORY = Lock()  # fsspec's memory looks and then writes
 log = logging.getLogger(__name__)
 
 
@@ -63,6 +67,7 @@ class RemoteFiles(Files):
         self.url = without_secrets(self.address).rstrip("/")
         self.write = write
         self._conditional = False
+        self._attempts = 1 if EXTRAS.get(url.partition("://")[0]) == "gcs" else ATTEMPTS  # gcsfs itself repeats
         self._open()
 
     def _open(self) -> None:
@@ -139,7 +144,8 @@ class RemoteFiles(Files):
 
     def _put(self, path: str, data: bytes, mode: str) -> None:
         try:
-            self._tried("write", path, lambda: self._system.pipe_file(self._at(path), data, mode=mode))
+            with _IN_MEMORY if self.url.startswith("memory:") else nullcontext():
+                self._tried("write", path, lambda: self._system.pipe_file(self._at(path), data, mode=mode))
         except FileNotFoundError as error:
             raise StoreError(
                 f"cannot write {path} in the store {self.url}: there is no such bucket; create it, or name another."
@@ -149,13 +155,18 @@ class RemoteFiles(Files):
         """Refuse a server that overwrites when asked to create: several writers would tear an artifact."""
         if self._conditional:
             return
-        if self._create(PROBE, b"1") and self._create(PROBE, b"2"):
-            self.remove(PROBE)
+        if not self._can_create() or (self._create(PROBE, b"1") and self._create(PROBE, b"2")):
             raise StoreError(
                 f"the server of {self.url} does not know conditional writes (If-None-Match), so several writers could "
                 "tear what is stored there: share a folder, or a bucket of a server that knows them."
             )
         self._conditional = True
+
+    def _can_create(self) -> bool:
+        """Whether creating is one step; fsspec's own way, where a system has none, is to look and then to write."""
+        from fsspec import AbstractFileSystem
+
+        return self._system.async_impl or type(self._system).pipe_file is not AbstractFileSystem.pipe_file
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
@@ -165,10 +176,10 @@ class RemoteFiles(Files):
         import tenacity
 
         patiently = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            stop=tenacity.stop_after_attempt(self._attempts),
             wait=tenacity.wait_random_exponential(WAIT, 10),
             retry=tenacity.retry_if_exception(_in_passing),
-            before_sleep=lambda state: log.debug("%s/%s: %s", self.url, path, "failed, again in a moment"),
+            before_sleep=lambda _: log.debug("%s/%s: failed, again in a moment", self.url, path),
             reraise=True,
         )
         try:
@@ -180,7 +191,8 @@ class RemoteFiles(Files):
                 raise FileExistsError(path) from error
             if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
                 raise FileNotFoundError(path) from error
-            said = " ".join(str(error).replace(self.address, self.url).split()).rstrip(".") or type(error).__name__
+            said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            said = _URL_IN_TEXT.sub(lambda found: without_secrets(found[0]), said)
             raise StoreError(
                 f"cannot {verb} {path or 'anything'} in the store {self.url}: {said}; nothing stored is lost: mend "
                 "that (network, credentials) and repeat the same command, it continues."
@@ -247,7 +259,11 @@ class HttpFiles(RemoteFiles):
 
 def _options(url: str) -> dict[str, Any]:
     """No caches of listings; addresses and credentials come from the environment and fsspec's own settings."""
-    return {"use_listings_cache": False} if url.partition("://")[0] in EXTRAS else {}
+    extra = EXTRAS.get(url.partition("://")[0])
+    options: dict[str, Any] = {"use_listings_cache": False} if extra else {}
+    if extra == "s3":  # several files are read at once anyway; otherwise each is asked for its size first
+        options["max_concurrency"] = 1
+    return options
 
 
 def _in_passing(error: BaseException) -> bool:

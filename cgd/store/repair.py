@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from cgd.errors import CgdError, StoreError
+from cgd.errors import DamageError
 from cgd.store import catalog, layout, provenance, verify
 from cgd.store.artifact import rows_text
 from cgd.store.copying import copy_artifact
@@ -27,6 +27,7 @@ from cgd.store.seals import (
 from cgd.store.verify import STRAY, Examination, Problem, examine
 from cgd.types import Key
 
+LOST = (FileNotFoundError, DamageError)  # not a network that is silent: what it has would be dropped
 RECOMPUTE = {
     "embeddings": "the `cgd extract-teachers` or `cgd evaluate` that made it",
     "whitening": "`cgd fit-whitening`",
@@ -58,11 +59,13 @@ def repair(files: Files, keys: Sequence[Key] | None, sources: Sequence[Files] = 
     found = [examine(files, key) for key in (keys or keys_in(files))]  # refuses what is newer, before anything is done
     done = [] if keys else _repair_frame(files)
     found = [each for each in found if each.problems]
-    spare = _misplaced(files, found)
+    _keep_misplaced(files, found)
     for each in found:
         one = Repair(str(each.key))
-        _repair_artifact(files, each, sources, spare, one)
+        _repair_artifact(files, each, sources, one)
         done.append(one)
+    for name in files.children(layout.SPARE):
+        files.remove(f"{layout.SPARE}/{name}")
     if files.exists(catalog.PATH):
         catalog.publish(files)
     return done
@@ -80,20 +83,19 @@ def _repair_frame(files: Files) -> list[Repair]:
     return [Repair("the store", restored=[p.path for p in problems])] if problems else []
 
 
-def _misplaced(files: Files, found: Sequence[Examination]) -> dict[str, bytes]:
-    """The bytes of files that stand in another's place, by their SHA-256: read before anything is put over them."""
+def _keep_misplaced(files: Files, found: Sequence[Examination]) -> None:
+    """Copy files that stand in another's place, by their SHA-256: an interrupted repair may not lose the last copy."""
     wanted = {each.expected[path] for each in found for path in each.bad_files}
     places = {p.found: p.path for each in found for p in each.problems if p.found in wanted}
-    return {digest: files.read(path) for digest, path in places.items() if digest}
+    for digest, path in places.items():
+        files.publish(f"{layout.SPARE}/{digest}", files.read(path))
 
 
-def _repair_artifact(
-    files: Files, found: Examination, sources: Sequence[Files], spare: dict[str, bytes], report: Repair
-) -> None:
+def _repair_artifact(files: Files, found: Examination, sources: Sequence[Files], report: Repair) -> None:
     key = found.key
     seal = _seal_of(files, found, sources)
     expected = dict(seal.files) if seal else dict(found.expected)
-    lost = _put_back(files, key, expected, sources, spare, report)
+    lost = _put_back(files, key, expected, sources, report)
     bad = {shard_of(path) for path in lost}
     nameless = not _is_own(files, key) or any(path.endswith("zarr.json") for path in lost)
     if seal is None and not nameless:
@@ -107,7 +109,8 @@ def _repair_artifact(
         _drop_all(files, found, report)
     else:
         _drop(files, found, seal, bad, report)
-    if any(problem.path != seal_path(key) for problem in examine(files, key).problems):
+    left = examine(files, key).problems if key in keys_in(files, key.kind) else ()
+    if any(problem.path != seal_path(key) for problem in left):
         # Several kinds of damage at once: nobody can tell what is right.
         _drop_all(files, found, report)
 
@@ -116,7 +119,7 @@ def _is_own(files: Files, key: Key) -> bool:
     """Whether the artifact's `zarr.json` is its own."""
     try:
         checked_attributes(key, files.read(f"{key}/zarr.json"))
-    except (FileNotFoundError, StoreError):
+    except LOST:
         return False
     return True
 
@@ -126,7 +129,6 @@ def _put_back(
     key: Key,
     expected: Mapping[str, str],
     sources: Sequence[Files],
-    spare: Mapping[str, bytes],
     report: Repair,
 ) -> list[str]:
     """Files that are not what is expected made so; those that nobody has."""
@@ -134,7 +136,7 @@ def _put_back(
     for path, digest in expected.items():
         if _is_good(files, key, path, digest):
             continue
-        data = _fetched(key, path, digest, sources, spare)
+        data = _fetched(files, key, path, digest, sources)
         if data is None:
             lost.append(path)
         else:
@@ -164,9 +166,9 @@ def _shard_from(
     for place in sources:
         try:
             receipt = read_receipt(place, key, shard)
-        except (FileNotFoundError, StoreError):
+        except LOST:
             continue
-        if receipt.metadata == metadata and not _put_back(files, key, receipt.files, [place], {}, report):
+        if receipt.metadata == metadata and not _put_back(files, key, receipt.files, [place], report):
             files.replace(receipt_path(key, shard), receipt.text())
             report.restored.append(receipt_path(key, shard))
             return True
@@ -179,7 +181,7 @@ def _seal_of(files: Files, found: Examination, sources: Sequence[Files]) -> Seal
     for place in (files, *sources) if found.state != "unfinished" else ():
         try:
             seal = read_seal(place, key)
-        except (FileNotFoundError, CgdError):
+        except LOST:
             continue
         if place is files or seal.files == {**seal.files, **found.expected}:
             return seal
@@ -188,7 +190,7 @@ def _seal_of(files: Files, found: Examination, sources: Sequence[Files]) -> Seal
     try:
         receipts = [read_receipt(files, key, shard) for shard in found.ranges]
         metadata = dict(receipts[0].metadata) or _metadata_of(files, key, receipts[0].files)
-    except (FileNotFoundError, CgdError):
+    except LOST:
         return None
     if any(p.path.startswith(f"{layout.RECEIPTS}/") for p in found.problems):
         return None
@@ -209,18 +211,16 @@ def _metadata_of(files: Files, key: Key, paths: object) -> dict[str, str]:
 def _is_good(files: Files, key: Key, path: str, digest: str) -> bool:
     try:
         return sha256(files.read(f"{key}/{path}")) == digest
-    except (FileNotFoundError, StoreError):
+    except LOST:
         return False
 
 
-def _fetched(key: Key, path: str, digest: str, sources: Sequence[Files], spare: Mapping[str, bytes]) -> bytes | None:
+def _fetched(files: Files, key: Key, path: str, digest: str, sources: Sequence[Files]) -> bytes | None:
     """The bytes with this SHA-256, wherever they are."""
-    if digest in spare:
-        return spare[digest]
-    for place in sources:
+    for place, there in [(files, f"{layout.SPARE}/{digest}"), *((source, f"{key}/{path}") for source in sources)]:
         try:
-            data = place.read(f"{key}/{path}")
-        except (FileNotFoundError, StoreError):
+            data = place.read(there)
+        except LOST:
             continue
         if sha256(data) == digest:
             return data
@@ -278,7 +278,7 @@ def _agree(files: Files, found: Examination, seal: Seal, report: Repair) -> None
 
 def _put(files: Files, path: str, data: bytes, report: Repair) -> None:
     """Let `data` stand at `path`, told where it did not."""
-    with suppress(FileNotFoundError, StoreError):
+    with suppress(*LOST):
         if files.read(path) == data:
             return
     files.replace(path, data)
@@ -302,6 +302,14 @@ def remove_artifact(files: Files, key: Key) -> None:
         files.remove(f"{layout.PROVENANCE}/{key}/{name}")
     for path in sorted(files.walk(str(key)), key=lambda p: p.endswith("zarr.json")):
         files.remove(path)
+    _remove_folders(files, str(key))
+
+
+def _remove_folders(files: Files, folder: str) -> None:
+    """Folders without files, which would be listed as an artifact that was begun."""
+    for name in files.children(folder):
+        _remove_folders(files, f"{folder}/{name}")
+    files.remove(f"{folder}/zarr.json")  # takes its empty folder along
 
 
 def _command(files: Files, key: Key) -> str:

@@ -80,7 +80,9 @@ def read_seal(files: Files, key: Key) -> Seal:
     path = seal_path(key)
     value = _value(files.read(path), f"{files.url}/{path}", _SEAL)
     schema = value["schema"]
-    if isinstance(schema, int) and schema > layout.SCHEMA:
+    if not isinstance(schema, int) or schema < 1:
+        raise DamageError(f"{files.url}/{path} is damaged: {schema!r} is no format version.")
+    if schema > layout.SCHEMA:
         raise StoreError(f"{files.url}/{path} has format version {schema}, this cgd reads up to {layout.SCHEMA}.")
     if value["key"] != str(key):
         raise DamageError(f"{files.url}/{path} is damaged: it is the seal of {value['key']}.")

@@ -59,10 +59,9 @@ def encode(metadata: bytes, shard: int, block: np.ndarray) -> bytes:
     """The file of shard number `shard` that holds `block` (rows of that shard)."""
     memory: dict[str, Any] = {"zarr.json": _buffer(metadata)}
     # Otherwise a shard of nothing but fill has no file, and a missing file reads as fill without an error.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        opened = zarr.open_array(MemoryStore(memory), mode="r+")
-        first = shard * _rows(opened)
-        opened[first : first + len(block)] = block
+    opened = zarr.open_array(MemoryStore(memory), mode="r+").with_config({"write_empty_chunks": True})
+    first = shard * _rows(opened)
+    opened[first : first + len(block)] = block
     return bytes(memory[shard_path("", shard, opened.ndim).lstrip("/")].to_bytes())
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from cgd.errors import DamageError, StoreError
+from cgd.errors import DamageError
 from cgd.progress import progress
 from cgd.store import catalog, layout, shards
 from cgd.store.artifact import rows_text
@@ -90,7 +90,7 @@ def store_problems(files: Files) -> list[Problem]:
         try:
             found = json.loads(files.read(path))
         except FileNotFoundError:
-            problems.append(Problem(path, "is missing"))
+            problems.append(Problem(path, _MISSING))
             continue
         except ValueError:
             found = None
@@ -105,7 +105,7 @@ def _of_catalog(files: Files) -> list[Problem]:
         return []
     try:
         named = catalog.read(files)
-    except StoreError:
+    except DamageError:
         return [Problem(catalog.PATH, "is damaged")]
     gone = sorted(named.keys() - catalog.listing(files).keys())
     return [Problem(catalog.PATH, f"names {', '.join(gone)}, not sealed here")] if gone else []
@@ -152,10 +152,12 @@ def examine(files: Files, key: Key) -> Examination:
             problems += _of_rows(files, key, ranges)
         return Examination(key, "sealed", expected, ranges, tuple(problems))
     if not ranges or set(ranges) - set(numbers):
-        if not files.exists(f"{key}/zarr.json"):
-            problems.append(Problem(f"{key}/zarr.json", "is missing"))
-        missing_seal = [p for p in problems if p.path != seal_path(key) or p.what != "is missing"]
-        return Examination(key, "unfinished", expected, ranges, tuple(missing_seal))
+        told = [p for p in problems if p.path != seal_path(key) or p.what != _MISSING]
+        # An empty folder is all there is of an artifact whose writer was killed at once.
+        begun = not told and key.name in files.children(key.kind) and not files.walk(str(key))
+        if not begun and f"{key}/zarr.json" not in bad and not files.exists(f"{key}/zarr.json"):
+            told.append(Problem(f"{key}/zarr.json", _MISSING))
+        return Examination(key, "unfinished", expected, ranges, tuple(told))
     told = [replace(p, what=_NO_SEAL) if p.path == seal_path(key) and p.what == _MISSING else p for p in problems]
     return Examination(key, "whole", expected, ranges, tuple(told))
 
@@ -177,7 +179,7 @@ def belongings(files: Files) -> dict[str | None, str]:
     for key in keys_in(files):
         try:
             seal = read_seal(files, key)
-        except (FileNotFoundError, StoreError):
+        except (FileNotFoundError, DamageError):
             continue
         found.update({digest: f"{key}/{path}" for path, digest in seal.files.items()})
     return found
@@ -187,7 +189,7 @@ def _tried(read: Any, path: str, problems: list[Problem]) -> Any:
     try:
         return read()
     except FileNotFoundError:
-        problems.append(Problem(path, "is missing"))
+        problems.append(Problem(path, _MISSING))
     except DamageError as error:
         problems.append(
             Problem(path, str(error).partition(": ")[2].rstrip(".") if "seal of" in str(error) else "is damaged")
@@ -223,7 +225,7 @@ def _of_other_receipts(
 def _digest(files: Files, path: str) -> str | None:
     try:
         return sha256(files.read(path))
-    except (FileNotFoundError, StoreError):
+    except (FileNotFoundError, DamageError):
         return None
 
 
@@ -235,7 +237,7 @@ def _ranges(files: Files, key: Key, receipts: Mapping[int, Receipt], expected: M
             continue
         try:
             shape, rows = shards.shape_of(files.read(f"{key}/{path}"))
-        except (FileNotFoundError, ValueError, KeyError, TypeError, StoreError):  # version 1 says no digest of it
+        except (FileNotFoundError, ValueError, KeyError, TypeError, DamageError):  # version 1 says no digest of it
             continue
         if key.kind not in layout.ROWWISE:
             return {0: range(shape[0])}
@@ -253,9 +255,9 @@ def _compared(files: Files, key: Key, expected: Mapping[str, str], ranges: Mappi
         try:
             found = sha256(files.read(f"{key}/{path}"))
         except FileNotFoundError:
-            return Problem(f"{key}/{path}", "is missing", rows)
-        except StoreError as error:
-            return Problem(f"{key}/{path}", str(error), rows)
+            return Problem(f"{key}/{path}", _MISSING, rows)
+        except DamageError:
+            return Problem(f"{key}/{path}", "cannot be read from the disk", rows)
         return None if found == expected[path] else Problem(f"{key}/{path}", "differs from its seal", rows, found)
 
     found = []
@@ -284,7 +286,7 @@ def _of_receipt_files(
     for wanted in receipts_of(seal, ranges):
         path, found = receipt_path(key, wanted.shard), known.get(wanted.shard)
         if found is None and path not in bad:
-            problems.append(Problem(path, "is missing", wanted_rows(key, ranges, wanted.shard)))
+            problems.append(Problem(path, _MISSING, wanted_rows(key, ranges, wanted.shard)))
         elif found and (found.files != wanted.files or found.metadata not in ({}, wanted.metadata)):
             problems.append(Problem(path, "differs from its seal", wanted_rows(key, ranges, wanted.shard)))
     return problems

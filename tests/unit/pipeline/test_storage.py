@@ -35,6 +35,17 @@ def copied(made: Session, tmp_path: Path) -> Session:
     return Session(str(tmp_path / "s.zarr"), device="cpu", workers=0, workspace=made.workspace)
 
 
+def test_a_store_is_a_line_per_artifact():
+    entries = [
+        {"key": "a/b", "sealed": True, "shards": 4, "store": "s"},
+        {"key": "c/d", "sealed": False, "shards": 2, "store": "s"},
+    ]
+    assert storage_text.listing_text({"artifacts": entries}) == "a/b  sealed\nc/d  not sealed, 2 shards done"
+    entries[1]["store"] = "t"
+    assert storage_text.listing_text({"artifacts": entries}).startswith("a/b  sealed  in s\n")
+    assert storage_text.listing_text({"artifacts": []}) == "the store is empty"
+
+
 def student(session: Session) -> str:
     (entry,) = session.store().entries("students")
     return str(entry.key)

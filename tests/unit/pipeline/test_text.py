@@ -175,8 +175,8 @@ def test_an_extraction_names_every_invalid_image_with_its_reason() -> None:
             "images": 3,
             "failed": [{"id": "x/1.png", "reason": "empty file"}],
             "teachers": {
-                "gem": {**teacher, "images_per_second": 12.4},
-                "again": {**teacher, "images_per_second": 0.0},
+                "gem": {**teacher, "images_copied": 0, "images_per_second": 12.4},
+                "again": {**teacher, "images_copied": 1234, "images_per_second": 0.0},
             },
         }
     )
@@ -184,7 +184,7 @@ def test_an_extraction_names_every_invalid_image_with_its_reason() -> None:
         "2 of 3 images are valid",
         "  invalid: x/1.png: empty file",
         "gem: 2 views, 3 shards written, 1 skipped, 12 images/s in the network",
-        "again: 2 views, 3 shards written, 1 skipped",
+        "again: 2 views, 3 shards written, 1 skipped, 1,234 rows copied from earlier artifacts",
     ]
 
 
@@ -210,9 +210,3 @@ def test_an_estimate_tells_bytes_disk_and_time_or_that_nothing_is_left() -> None
     )
     done = {"images": 10, "artifacts": 0, "bytes": 0, "free_bytes": 9e9, "seconds": 0.0}
     assert text.estimate_text(done).startswith("all 10 images are embedded already")
-
-
-def test_a_store_is_a_line_per_artifact() -> None:
-    entries = [{"key": "a/b", "sealed": True, "shards": 4}, {"key": "c/d", "sealed": False, "shards": 2}]
-    assert text.store_text({"artifacts": entries}) == "a/b  sealed\nc/d  not sealed, 2 shards done"
-    assert text.store_text({"artifacts": []}) == "the store is empty"

@@ -126,9 +126,9 @@ def copy(session: Session, source: str, target: str, only: Sequence[str], *, inp
         keys = with_inputs(there, keys) if inputs else keys
         wanted = [entry for entry in wanted if entry.key in keys]
     if not wanted:
-        raise MissingError(f"the store {source} is empty: there is nothing to copy.")
-    report = run(there, FeatureStore.open(target, write=True), wanted)
-    return {"from": source, "to": target, **vars(report)}
+        raise MissingError(f"the store {there.files.url} is empty: there is nothing to copy.")
+    here = FeatureStore.open(target, write=True)
+    return {"from": there.files.url, "to": here.files.url, **vars(run(there, here, wanted))}
 
 
 def _fitting(entries: Sequence[Entry], text: str) -> list[Entry]:

@@ -196,7 +196,7 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
             withheld=withheld.rows,
         )
     plan = TargetPlan(
-        store=job.store.urls,
+        store=job.store.addresses,
         teachers=tuple(keys),
         views=numbers,
         labels=images.labels if by_label else None,

@@ -78,9 +78,9 @@ class FeatureStore:
         return cls(_opened(url, write=write), behind)
 
     @property
-    def urls(self) -> tuple[str, ...]:
-        """What to open in another process: the store's own URL and those behind it."""
-        return (self.files.url, *(files.url for files in self.upstream))
+    def addresses(self) -> tuple[str, ...]:
+        """What to open in another process: the store's own address and those behind it, passwords included."""
+        return tuple(files.address for files in self.places)
 
     @property
     def places(self) -> tuple[Files, ...]:

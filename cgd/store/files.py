@@ -24,9 +24,13 @@ R = TypeVar("R")
 
 
 class Files(ABC):
-    """Where a store's bytes are; read-only unless `write`. `url` is how a user names the place."""
+    """Where a store's bytes are; read-only unless `write`.
+
+    `address` opens the place again; `url` is the same without passwords, to be shown.
+    """
 
     url: str
+    address: str
     write: bool
     is_local = False
     lists = True  # whether what stands there can be listed, and not only what a catalog names
@@ -78,6 +82,21 @@ class Files(ABC):
             raise DamageError(f"{self.url}/{path} is damaged: it holds no JSON object.")
         return value
 
+    def settle(self, path: str, data: bytes, is_whole: Callable[[bytes], bool]) -> tuple[bytes, bool]:
+        """Publish `data`; what stands at `path` then, and whether this call put it there.
+
+        The first writer wins, unless its bytes were cut off or damaged on their way: what stands there differs and is
+        not `is_whole`. Then `data` takes its place, since no receipt can vouch for the other.
+        """
+        ours = self.publish(path, data)
+        there = self.read(path)
+        if there == data or (not ours and is_whole(there)):
+            return there, ours
+        self.replace(path, data)
+        if self.read(path) != data:
+            raise DamageError(f"{path} arrives damaged in {self.url}: mend its disk or network and repeat the command.")
+        return data, True
+
     def walk(self, folder: str) -> list[str]:
         """Paths of all files below `folder`, sorted."""
         found = []
@@ -98,7 +117,7 @@ class LocalFiles(Files):
 
     def __init__(self, root: Path, *, write: bool = False) -> None:
         self.root = root
-        self.url = str(root)
+        self.url = self.address = str(root)
         self.write = write
 
     def read(self, path: str) -> bytes:

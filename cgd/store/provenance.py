@@ -19,6 +19,7 @@ from typing import Any
 
 from cgd.store import layout
 from cgd.store.files import Files
+from cgd.store.remote import without_secrets
 from cgd.store.seals import text
 from cgd.types import Key
 
@@ -102,7 +103,8 @@ def command() -> str | None:
     program = Path(sys.argv[0])
     if program.name not in ("cgd", "__main__.py") or "cgd" not in str(program):
         return None
-    return re.sub(r"//[^/@\s']+@", "//", shlex.join(["cgd", *sys.argv[1:]]))
+    words = [re.sub(r"[a-z][a-z0-9+.-]*://.*", lambda found: without_secrets(found[0]), word) for word in sys.argv[1:]]
+    return shlex.join(["cgd", *words])
 
 
 def _moment(seconds: float) -> str:

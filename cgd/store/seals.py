@@ -158,4 +158,7 @@ def _value(data: bytes, where: str, names: set[str]) -> dict[str, Any]:
 def _digests(value: Any, where: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(d, str) for d in value.values()):
         raise DamageError(f"{where} is damaged: it lists no digests.")
+    for path in value:  # they become paths in a store, perhaps another than this one
+        if ".." in path.split("/") or path.startswith("/") or "\\" in path:
+            raise DamageError(f"{where} names {path}, which is no file of an artifact: do not trust that store.")
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -134,24 +135,18 @@ class Writer:
         self._record.begin()
         digests: dict[str, str] = {}
         for path, data in sorted(payload.items()):
-            ours = self.files.publish(f"{self.key}/{path}", data)
             # The first writer wins: what counts is what stands there now.
-            there = self.files.read(f"{self.key}/{path}")
-            if not ours and path.split("/")[0] in self._metadata:
-                self._check_orphan(path, shard, there)
+            there, _ = self.files.settle(f"{self.key}/{path}", data, partial(self._is_whole, path, shard))
             digests[path] = sha256(there)
         rows = self.shard_range(shard)
         receipt = Receipt(shard, (rows.start, rows.stop), digests, self._metadata_digests())
         self.files.publish(seals.receipt_path(self.key, shard), receipt.text())
         self._record.wrote += 1
 
-    def _check_orphan(self, path: str, shard: int, data: bytes) -> None:
-        """Refuse a file that another process left without a receipt and that was damaged since."""
-        if not shards.is_whole(self._metadata[path.split("/")[0]], shard, data):
-            raise DamageError(
-                f"{self.key}/{path} stood there already and is damaged: run `cgd store repair {self.key}`, then "
-                "the same command."
-            )
+    def _is_whole(self, path: str, shard: int, data: bytes) -> bool:
+        """Whether bytes that another process left are a shard; of files that are no arrays nobody can tell."""
+        array = path.split("/")[0]
+        return array not in self._metadata or shards.is_whole(self._metadata[array], shard, data)
 
     def seal(self, notes: Mapping[str, Any] | None = None) -> None:
         """Declare the artifact whole; refuses while a shard is missing.

@@ -36,7 +36,7 @@ def shard(root, identity, number):
     return root / str(identity.key) / f"vectors/c/{number}/0/0"
 
 
-def test_what_cannot_be_read_now_is_not_dropped(two, identity, tree):
+def test_what_cannot_be_read_now_is_not_dropped(two, tree):
     one, _ = two
     before = tree(one)
     with pytest.raises(StoreError, match="silent"):

@@ -98,7 +98,7 @@ def test_no_unsafe_loading() -> None:
 
 
 def test_no_broad_except() -> None:
-    """Three are allowed: a hostile pickle may raise anything, and so may the code of others and what fetches from URLs."""
+    """Three are allowed: a hostile pickle may raise anything, and so may others' code and what fetches URLs."""
     found = [
         f"{path.name}:{node.lineno}"
         for path in FILES

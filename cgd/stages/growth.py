@@ -160,7 +160,8 @@ def _index(artifact: Artifact, by_id: bool) -> _Index:
         return _marks(*(artifact.read_shard(name, shard) for name in arrays))
 
     shards = range(artifact.shard_count)
-    marks = np.concatenate(list(map(read, shards)) if artifact.files.is_local else fetch_all(read, shards))
+    found = map(read, shards) if artifact.files.is_local else fetch_all(read, shards)
+    marks = np.concatenate([np.zeros(0, np.uint64), *found])  # a list may be empty
     order = np.argsort(marks, kind="stable")
     return _Index(marks[order], order)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,20 @@ def group_metadata(attributes: Mapping[str, Any]) -> bytes:
     memory: dict[str, Any] = {}
     zarr.create_group(MemoryStore(memory), attributes=dict(attributes))
     return bytes(memory["zarr.json"].to_bytes())
+
+
+def artifact_metadata(attributes: Mapping[str, Any], arrays: Mapping[str, bytes]) -> bytes:
+    """`zarr.json` of a group with that of its `arrays` inside, as consolidated metadata: one request opens all."""
+    node = json.loads(group_metadata(attributes))
+    inside = {name: json.loads(metadata) for name, metadata in arrays.items()}
+    node["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": inside}
+    return json.dumps(node, indent=2, ensure_ascii=False).encode()
+
+
+def arrays_inside(metadata: bytes) -> dict[str, bytes]:
+    """The `zarr.json` of each array that a group's consolidated metadata has; none where it has none."""
+    inside = json.loads(metadata).get("consolidated_metadata") or {}
+    return {name: json.dumps(node, indent=2).encode() for name, node in inside.get("metadata", {}).items()}
 
 
 def leaf_metadata(attributes: Mapping[str, Any]) -> bytes:

@@ -65,17 +65,19 @@ class Writer:
             **attributes,
         }
         about = json.loads(json.dumps(about))
-        node = shards.group_metadata if self._specs else shards.leaf_metadata
-        self.begun = not self.files.publish(f"{folder}/zarr.json", node({"cgd": about}))
+        arrays = {a.name: shards.array_metadata(a, shapes[a.name], cut or shapes[a.name][0]) for a in self._specs}
+        node = shards.artifact_metadata({"cgd": about}, arrays) if arrays else shards.leaf_metadata({"cgd": about})
+        self.begun = not self.files.publish(f"{folder}/zarr.json", node)
         self._texts = {"zarr.json": self.files.read(f"{folder}/zarr.json")}
         self._compare(about, self._attributes())
+        decided = shards.arrays_inside(self._texts["zarr.json"])  # whoever came first decided the cut
         self._metadata: dict[str, bytes] = {}
         for array in self._specs:
-            shape = shapes[array.name]
-            if cut and self._metadata:  # whoever came first decided, by the first array
+            shape, path = shapes[array.name], f"{folder}/{array.name}/zarr.json"
+            if not decided and cut and self._metadata:  # begun in version 1: the first array tells
                 cut = shards.shape_of(next(iter(self._metadata.values())))[1]
-            path = f"{folder}/{array.name}/zarr.json"
-            self.files.publish(path, shards.array_metadata(array, shape, cut or shape[0]))
+            ours = decided.get(array.name) or shards.array_metadata(array, shape, cut or shape[0])
+            self.files.publish(path, ours)
             self._metadata[array.name] = self._texts[f"{array.name}/zarr.json"] = self.files.read(path)
             stored, _ = shards.shape_of(self._metadata[array.name])
             if stored != shape:

@@ -1,4 +1,4 @@
-"""A reader of feature stores written from docs/store-format.md alone: JSON, SHA-256 and NumPy, nothing of cgd or Zarr."""
+"""A reader of feature stores, written from docs/store-format.md alone: JSON, SHA-256 and NumPy, no cgd, no Zarr."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sha256(data: bytes) -> str:
 
 
 class Artifact:
-    """A sealed artifact: `attributes`, `read(array)` and `file(path)`; a `ValueError` where bytes are not the sealed ones."""
+    """A sealed artifact: `attributes`, `read(array)` and `file(path)`; `ValueError` where bytes are not the sealed."""
 
     def __init__(self, store: Path, key: str) -> None:
         self.folder = store / key

@@ -218,7 +218,7 @@ def test_a_bucket_asked_again_is_asked_little(bucket, tmp_path, identity, embedd
 
 
 def test_every_kind_opens_in_xarray_without_a_warning(tmp_path):
-    """Dimensions have names. A store that grows has no consolidated metadata, and xarray wants to be told so."""
+    """Dimensions have names. An artifact brings its metadata; a store that grows has none, which xarray wants to hear."""
     xarray = pytest.importorskip("xarray")
     store = FeatureStore.open(tmp_path / "features.zarr", write=True)
     sizes = {"image": 5, "byte": 32, "view": 5, "corner": 4}
@@ -235,6 +235,7 @@ def test_every_kind_opens_in_xarray_without_a_warning(tmp_path):
         )
         if declared:
             with xarray.open_zarr(tmp_path / "features.zarr", group=str(key), consolidated=False) as opened:
+                assert opened.sizes == xarray.open_zarr(tmp_path / "features.zarr" / str(key)).sizes
                 assert opened.keys() | opened.coords.keys() == arrays.keys()
                 for a in declared:
                     assert opened[a.name].dims == a.dims

@@ -82,6 +82,7 @@ def fit_whitening(**o: Any) -> None:
 
 @click.command()
 @options("dataset", "name", "teachers", "weights", "device", "workers", "set", "dry-run", "tensorboard")
+@click.option("--split", help="Only this split of the data set.")
 @click.option("--whitening", help="Which whitening (part of its key), where there are several.")
 @click.option("--method", help="Distillation method.  [default: whiten-mtd]")
 @click.option("--fusion", help="How teachers are combined.  [default: max-min]")
@@ -108,7 +109,7 @@ def distill(**o: Any) -> None:
         fields = ("method", "fusion", "student", "init", "epochs", "batch_pairs", "exclude")
         recipe = change(recipe_of(o), "distill", **{name: o[name] for name in fields})
         session = session_of(o)
-        images = session.workspace.images(o["dataset"], o["name"])
+        images = session.workspace.images(o["dataset"], o["name"], o["split"])
         teachers, space = names_in(o["teachers"]), recipe.distill.space
         vectors = select.training_vectors(session.store(), images.name, images.split, teachers, o["whitening"], space)
         if o["dry_run"]:

@@ -218,7 +218,7 @@ def test_a_bucket_asked_again_is_asked_little(bucket, tmp_path, identity, embedd
 
 
 def test_every_kind_opens_in_xarray_without_a_warning(tmp_path):
-    """Dimensions have names. An artifact brings its metadata; a store that grows has none, which xarray wants to hear."""
+    """Dimensions have names. An artifact brings its metadata; xarray wants to hear that a growing store has none."""
     xarray = pytest.importorskip("xarray")
     store = FeatureStore.open(tmp_path / "features.zarr", write=True)
     sizes = {"image": 5, "byte": 32, "view": 5, "corner": 4}

@@ -64,6 +64,9 @@ def repair_text(r: Result) -> str:
     for one in r["repaired"]:
         lines += [f"restored {path}" for path in one["restored"]]
         lines += [f"dropped {what}" for what in one["dropped"]]
+        if one["kept"]:
+            lines.append(f"  what was whole of it stands in {one['kept']}")
+        lines += [f"still wrong: {problem}" for problem in one["left"]]
         if one["dropped"] and one["command"]:
             lines.append(f"  made again by: {one['command']}")
     return "\n".join(lines) or "nothing to repair"

@@ -105,7 +105,7 @@ def copy_artifact(source: Files, target: Files, key: Key) -> int:
     def move(receipt: Receipt) -> int:
         found = {path: _moved(artifact, target, path) for path in receipt.files}
         digests = {path: digest for path, (digest, _) in found.items()}
-        arrived = Receipt(receipt.shard, receipt.rows, digests, receipt.metadata)
+        arrived = Receipt(key, receipt.shard, receipt.rows, digests, receipt.metadata)
         target.publish(receipt_path(key, receipt.shard), arrived.text())
         return sum(size for _, size in found.values())
 

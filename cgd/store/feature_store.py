@@ -14,7 +14,7 @@ from cgd.store import layout, provenance
 from cgd.store.files import Files, LocalFiles, fetch_all
 from cgd.store.keys import Identity
 from cgd.store.remote import open_files
-from cgd.store.seals import checked_attributes, read_receipt, seal_path
+from cgd.store.seals import checked_attributes, read_receipt, receipt_numbers, seal_path
 from cgd.types import Key
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Entry:
     @property
     def shards_done(self) -> int:
         """How many shards have a receipt."""
-        return len(self.files.children(f"{layout.RECEIPTS}/{self.key}"))
+        return len(receipt_numbers(self.files, self.key))
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
@@ -140,13 +140,17 @@ class FeatureStore:
             raise MissingError(f"no {' or '.join(kinds)} artifact fits '{text}'; `cgd store ls` lists what there is.")
         raise MissingError(f"'{text}' fits {len(fits)} artifacts; name one of: {', '.join(map(str, fits))}.")
 
-    def finished_shards(self, key: Key) -> Iterator[tuple[range, Callable[[str], np.ndarray]]]:
-        """Rows of each shard with a receipt, sealed or not, and what reads an array of it, digest checked."""
+    def finished_shards(self, key: Key, *, ends: bool = False) -> Iterator[tuple[range, Callable[[str], np.ndarray]]]:
+        """Rows of each shard with a receipt, sealed or not, and what reads an array of it, digest checked.
+
+        `ends` asks for the first and the last of them only.
+        """
         from cgd.store.artifact import read_finished
 
         files = self._holder(key) or self.files
-        for name in files.children(f"{layout.RECEIPTS}/{key}"):
-            receipt = read_receipt(files, key, int(name.removesuffix(".json")))
+        numbers = receipt_numbers(files, key)
+        for number in sorted({numbers[0], numbers[-1]}) if ends and numbers else numbers:
+            receipt = read_receipt(files, key, number)
             yield range(*receipt.rows), partial(read_finished, files, key, receipt)
 
     def provenance(self, key: Key) -> list[dict[str, Any]]:

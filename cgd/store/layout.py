@@ -75,6 +75,7 @@ ROWWISE = ("images", "embeddings", "whitened", "descriptors")  # kinds cut into 
 
 # Below `.cgd`, out of Zarr's sight; repair keeps files there that it found in another's place.
 SPARE = ".cgd/spare"
+LOST = ".cgd/lost"  # whole files of artifacts that lost others, and make no sense without them
 RECEIPTS, SEALS, PROVENANCE = ".cgd/receipts", ".cgd/seals", ".cgd/provenance"
 
 

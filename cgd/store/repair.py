@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cgd.errors import DamageError
-from cgd.store import catalog, layout, provenance, verify
+from cgd.store import catalog, layout, provenance, shards, verify
 from cgd.store.artifact import rows_text
 from cgd.store.copying import copy_artifact
 from cgd.store.feature_store import keys_in
@@ -18,6 +18,7 @@ from cgd.store.seals import (
     checked_attributes,
     read_receipt,
     read_seal,
+    receipt_numbers,
     receipt_path,
     receipts_of,
     seal_of,
@@ -41,12 +42,18 @@ RECOMPUTE = {
 
 @dataclass
 class Repair:
-    """What was done about one artifact: files put back, what was dropped, and the command that makes that again."""
+    """What was done about one artifact.
+
+    Files put back; what was dropped, where its whole files are kept, and the command that makes it again; and what is
+    still wrong.
+    """
 
     key: str
     restored: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    kept: str | None = None
     command: str | None = None
+    left: list[str] = field(default_factory=list)
 
 
 def repair(files: Files, keys: Sequence[Key] | None, sources: Sequence[Files] = ()) -> list[Repair]:
@@ -96,23 +103,45 @@ def _repair_artifact(files: Files, found: Examination, sources: Sequence[Files],
     seal = _seal_of(files, found, sources)
     expected = dict(seal.files) if seal else dict(found.expected)
     lost = _put_back(files, key, expected, sources, report)
-    bad = {shard_of(path) for path in lost}
+    bad = {shard_of(path) for path in lost if not path.endswith("zarr.json")}
     nameless = not _is_own(files, key) or any(path.endswith("zarr.json") for path in lost)
     if seal is None and not nameless:
         bad = _mend_shards(files, found, bad, sources, report)
         seal = None if bad else _seal_of(files, examine(files, key), ())
     if seal is not None and not bad and not nameless:
         _agree(files, found, seal, report)
-    elif (bad or nameless) and _replaced_by_another(files, key, sources):
-        report.restored.append(str(key))
-    elif nameless or (bad and key.kind not in layout.ROWWISE):
-        _drop_all(files, found, report)
+        return
+    if lost == ["zarr.json"] and key.kind in layout.ROWWISE and _is_proven(files, found, seal):
+        _drop_name(files, found, seal, report)
+    elif nameless or key.kind not in layout.ROWWISE:
+        if bad or nameless:
+            _drop_all(files, found, expected, report)
     else:
         _drop(files, found, seal, bad, report)
-    left = examine(files, key).problems if key in keys_in(files, key.kind) else ()
-    if any(problem.path != seal_path(key) for problem in left):
-        # Several kinds of damage at once: nobody can tell what is right.
-        _drop_all(files, found, report)
+    _complete(files, key, sources, report)
+    report.left = [str(problem) for problem in examine(files, key).problems if key in keys_in(files, key.kind)]
+
+
+def _is_proven(files: Files, found: Examination, seal: Seal | None) -> bool:
+    """Whether the shards are this artifact's although its own `zarr.json` is lost: a seal or receipts name its key."""
+    numbers = receipt_numbers(files, found.key)
+    try:
+        return seal is not None or bool(numbers and all(read_receipt(files, found.key, n).metadata for n in numbers))
+    except LOST:
+        return False
+
+
+def _complete(files: Files, key: Key, sources: Sequence[Files], report: Repair) -> None:
+    """Take what is missing now from a store that has the artifact, though perhaps made with other bits."""
+    for place in sources:
+        if not files.exists(seal_path(key)) and place.exists(seal_path(key)):
+            try:
+                copy_artifact(place, files, key)
+            except DamageError:
+                continue
+            report.restored.append(str(key))
+            report.dropped, report.command = [], None
+            return
 
 
 def _is_own(files: Files, key: Key) -> bool:
@@ -183,6 +212,8 @@ def _seal_of(files: Files, found: Examination, sources: Sequence[Files]) -> Seal
             seal = read_seal(place, key)
         except LOST:
             continue
+        if place is files and seal.schema == 1 and (mended := _outvoted(files, found, seal)):
+            return mended
         if place is files or seal.files == {**seal.files, **found.expected}:
             return seal
     if found.state != "whole":
@@ -195,6 +226,18 @@ def _seal_of(files: Files, found: Examination, sources: Sequence[Files]) -> Seal
     if any(p.path.startswith(f"{layout.RECEIPTS}/") for p in found.problems):
         return None
     return seal_of(key, metadata, receipts)
+
+
+def _outvoted(files: Files, found: Examination, seal: Seal) -> Seal | None:
+    """The seal that receipts and files agree on against one of version 1, which does not prove itself."""
+    try:
+        receipts = [read_receipt(files, found.key, shard) for shard in found.ranges]
+    except LOST:
+        return None
+    said = {path: digest for receipt in receipts for path, digest in receipt.files.items()}
+    there = {p.path.removeprefix(f"{found.key}/"): p.found for p in found.problems if p.found}
+    wrong = {path: digest for path, digest in there.items() if said.get(path) == digest}
+    return Seal(found.key, {**seal.files, **wrong}) if wrong else None
 
 
 def _metadata_of(files: Files, key: Key, paths: object) -> dict[str, str]:
@@ -217,6 +260,11 @@ def _is_good(files: Files, key: Key, path: str, digest: str) -> bool:
 
 def _fetched(files: Files, key: Key, path: str, digest: str, sources: Sequence[Files]) -> bytes | None:
     """The bytes with this SHA-256, wherever they are."""
+    if path.endswith("/zarr.json"):  # the artifact's own holds its arrays'
+        with suppress(*LOST, ValueError):
+            data = shards.arrays_inside(files.read(f"{key}/zarr.json")).get(path.removesuffix("/zarr.json"), b"")
+            if sha256(data) == digest:
+                return data
     for place, there in [(files, f"{layout.SPARE}/{digest}"), *((source, f"{key}/{path}") for source in sources)]:
         try:
             data = place.read(there)
@@ -227,43 +275,58 @@ def _fetched(files: Files, key: Key, path: str, digest: str, sources: Sequence[F
     return None
 
 
-def _replaced_by_another(files: Files, key: Key, sources: Sequence[Files]) -> bool:
-    """Whether a store has the artifact whole, though made anew with other bits; then it is taken as it is there."""
-    for place in sources:
-        if not place.exists(seal_path(key)) or examine(place, key).problems:
-            continue
-        remove_artifact(files, key)
-        copy_artifact(place, files, key)
-        return True
-    return False
-
-
-def _drop_all(files: Files, found: Examination, report: Repair) -> None:
-    report.command = report.command or _command(files, found.key)
-    remove_artifact(files, found.key)
-    report.dropped.append(str(found.key))
+def _drop_all(files: Files, found: Examination, expected: Mapping[str, str], report: Repair) -> None:
+    """An artifact that makes no sense in parts; what was whole of it is kept aside."""
+    key, path_of = found.key, f"{layout.LOST}/{found.key}"
+    report.command = report.command or _command(files, key)
+    kept = [path for path, digest in expected.items() if _is_good(files, key, path, digest)]
+    if not layout.LAYOUT[key.kind] and found.state == "sealed" and _is_own(files, key):  # a student may be days of work
+        for path in kept:
+            files.publish(f"{path_of}/{path}", files.read(f"{key}/{path}"))
+        report.kept = path_of if kept else None
+    remove_artifact(files, key, seal_last=True)
+    report.dropped.append(str(key))
 
 
 def _drop(files: Files, found: Examination, seal: Seal | None, bad: set[int], report: Repair) -> None:
     """Shards that are bad, so that those left are visibly not all.
 
-    First the receipts of the others are made right, as long as the seal says what they are. Then the seal goes, so that
-    at no moment something sealed is not whole; then receipts, and files last.
+    First the receipts of the others are made right, as long as the seal says what they are. Then files go, then their
+    receipts, and the seal last: whoever is interrupted leaves damage that is still told, never a bad file that stands
+    without a receipt and would be taken for another's work.
     """
     key = found.key
     report.command = _command(files, key) if bad else None
     for receipt in receipts_of(seal, found.ranges) if seal else ():
         if receipt.shard not in bad:
             _put(files, receipt_path(key, receipt.shard), receipt.text(), report)
-    files.remove(seal_path(key))
+    there = files.walk(str(key)) if bad else []
     for shard in sorted(bad):
-        files.remove(receipt_path(key, shard))
-        for path in files.walk(str(key)):
+        for path in there:
             inside = path.removeprefix(f"{key}/")
-            if "/c/" in inside and shard_of(inside) == shard:  # left there, it would be taken for this shard again
+            if "/c/" in inside and shard_of(inside) == shard:
                 files.remove(path)
+        files.remove(receipt_path(key, shard))
         report.dropped.append(f"{key}{rows_text(found.ranges[shard]) if shard in found.ranges else ''}")
     _remove_strays(files, found.problems, report)
+    files.remove(seal_path(key))
+
+
+def _drop_name(files: Files, found: Examination, seal: Seal | None, report: Repair) -> None:
+    """Only the artifact's own `zarr.json` is lost: rows and receipts stay, and the command that made it names it again.
+
+    The receipts say no longer which metadata belongs to them, because it may be spelt otherwise now.
+    """
+    key = found.key
+    report.command = _command(files, key)
+    known = (
+        receipts_of(seal, found.ranges) if seal else [read_receipt(files, key, n) for n in receipt_numbers(files, key)]
+    )
+    for receipt in known:
+        _put(files, receipt_path(key, receipt.shard), replace(receipt, metadata={}).text(), report)
+    files.remove(f"{key}/zarr.json")
+    files.remove(seal_path(key))
+    report.dropped.append(f"{key}/zarr.json")
 
 
 def _agree(files: Files, found: Examination, seal: Seal, report: Repair) -> None:
@@ -293,16 +356,20 @@ def _remove_strays(files: Files, problems: Iterable[Problem], report: Repair) ->
             report.dropped.append(problem.path)
 
 
-def remove_artifact(files: Files, key: Key) -> None:
-    """Everything of an artifact: its seal first, its metadata last."""
-    files.remove(seal_path(key))
-    for name in files.children(f"{layout.RECEIPTS}/{key}"):
-        files.remove(f"{layout.RECEIPTS}/{key}/{name}")
-    for name in files.children(f"{layout.PROVENANCE}/{key}"):
-        files.remove(f"{layout.PROVENANCE}/{key}/{name}")
+def remove_artifact(files: Files, key: Key, *, seal_last: bool = False) -> None:
+    """Everything of an artifact: its seal first, so that nobody begins to read it, its metadata last.
+
+    What is damaged loses its seal last, so that nobody begins to write it while bad files still stand.
+    """
+    if not seal_last:
+        files.remove(seal_path(key))
     for path in sorted(files.walk(str(key)), key=lambda p: p.endswith("zarr.json")):
         files.remove(path)
     _remove_folders(files, str(key))
+    for folder in (f"{layout.RECEIPTS}/{key}", f"{layout.PROVENANCE}/{key}"):
+        for name in files.children(folder):
+            files.remove(f"{folder}/{name}")
+    files.remove(seal_path(key))
 
 
 def _remove_folders(files: Files, folder: str) -> None:

@@ -43,16 +43,20 @@ def checked(data: bytes, where: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one shard consists of: the SHA-256 of its files and of the artifact's metadata (none in version 1)."""
+    """What one shard of `key` consists of: the SHA-256 of its files and of the artifact's metadata.
 
+    `metadata` is empty in version 1, and after a repair that could not keep it.
+    """
+
+    key: Key
     shard: int
     rows: tuple[int, int]
     files: Mapping[str, str]
     metadata: Mapping[str, str]
 
     def text(self) -> bytes:
-        value = {"shard": self.shard, "rows": list(self.rows), "files": self.files, "metadata": self.metadata}
-        return signed(value)
+        value = {"key": str(self.key), "shard": self.shard, "rows": list(self.rows), "files": self.files}
+        return signed({**value, "metadata": self.metadata})
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,10 @@ def read_receipt(files: Files, key: Key, shard: int) -> Receipt:
     rows = value["rows"]
     if value["shard"] != shard or not (isinstance(rows, list) and [type(r) for r in rows] == [int, int]):
         raise DamageError(f"{where} is damaged: it is the receipt of shard {value['shard']}.")
+    if value.get("key", str(key)) != str(key):
+        raise DamageError(f"{where} is damaged: it is a receipt of {value['key']}.")
     metadata = _digests(value.get("metadata", {}), where)
-    return Receipt(shard, (rows[0], rows[1]), _digests(value["files"], where), metadata)
+    return Receipt(key, shard, (rows[0], rows[1]), _digests(value["files"], where), metadata)
 
 
 def receipts_of(seal: Seal, ranges: Mapping[int, range]) -> list[Receipt]:
@@ -106,7 +112,7 @@ def receipts_of(seal: Seal, ranges: Mapping[int, range]) -> list[Receipt]:
     metadata = {p: d for p, d in seal.files.items() if p.rpartition("/")[2] == "zarr.json"}
     data = {p: d for p, d in seal.files.items() if p not in metadata}
     return [
-        Receipt(s, (r.start, r.stop), {p: d for p, d in data.items() if shard_of(p) == s}, metadata)
+        Receipt(seal.key, s, (r.start, r.stop), {p: d for p, d in data.items() if shard_of(p) == s}, metadata)
         for s, r in ranges.items()
     ]
 
@@ -133,6 +139,12 @@ def checked_attributes(key: Key, metadata: bytes) -> dict[str, Any]:
             f"{key}/zarr.json is damaged or another artifact's; `cgd store verify {key}` tells what is left."
         )
     return about
+
+
+def receipt_numbers(files: Files, key: Key) -> list[int]:
+    """The shards that have a receipt, whatever else a file system left beside them."""
+    names = files.children(f"{layout.RECEIPTS}/{key}")
+    return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
 
 
 def shard_of(path: str) -> int:

@@ -9,7 +9,16 @@ from cgd.store import catalog, layout, shards
 from cgd.store.feature_store import keys_in
 from cgd.store.files import Files
 from cgd.store.keys import sha256
-from cgd.store.seals import Receipt, Seal, read_receipt, read_seal, receipt_path, receipts_of, seal_path
+from cgd.store.seals import (
+    Receipt,
+    Seal,
+    read_receipt,
+    read_seal,
+    receipt_numbers,
+    receipt_path,
+    receipts_of,
+    seal_path,
+)
 from cgd.store.verify import examine
 from cgd.types import Key
 
@@ -53,7 +62,7 @@ def _receipts(files: Files, key: Key) -> dict[str, bytes]:
         if path.endswith("zarr.json")
     }
     texts = {}
-    for name in files.children(f"{layout.RECEIPTS}/{key}"):
-        old = read_receipt(files, key, int(name.removesuffix(".json")))
-        texts[receipt_path(key, old.shard)] = Receipt(old.shard, old.rows, old.files, metadata).text()
+    for number in receipt_numbers(files, key):
+        old = read_receipt(files, key, number)
+        texts[receipt_path(key, number)] = Receipt(key, number, old.rows, old.files, metadata).text()
     return texts

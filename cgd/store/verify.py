@@ -25,6 +25,7 @@ from cgd.store.seals import (
     checked_attributes,
     read_receipt,
     read_seal,
+    receipt_numbers,
     receipt_path,
     receipts_of,
     seal_path,
@@ -131,7 +132,7 @@ def examine(files: Files, key: Key) -> Examination:
     """Read everything of one artifact."""
     problems: list[Problem] = []
     seal = _tried(partial(read_seal, files, key), seal_path(key), problems)
-    numbers = [int(n.removesuffix(".json")) for n in files.children(f"{layout.RECEIPTS}/{key}") if n[:-5].isdigit()]
+    numbers = receipt_numbers(files, key)
     receipts = {n: _tried(partial(read_receipt, files, key, n), receipt_path(key, n), problems) for n in numbers}
     known = {n: receipt for n, receipt in receipts.items() if receipt is not None}
     expected = dict(seal.files) if seal else _agreed(files, key, known)
@@ -151,11 +152,12 @@ def examine(files: Files, key: Key) -> Examination:
         if not problems:
             problems += _of_rows(files, key, ranges)
         return Examination(key, "sealed", expected, ranges, tuple(problems))
-    if not ranges or set(ranges) - set(numbers):
+    nameless = _is_nameless(files, key, known)
+    if not ranges or set(ranges) - set(numbers) or nameless:
         told = [p for p in problems if p.path != seal_path(key) or p.what != _MISSING]
         # An empty folder is all there is of an artifact whose writer was killed at once.
         begun = not told and key.name in files.children(key.kind) and not files.walk(str(key))
-        if not begun and f"{key}/zarr.json" not in bad and not files.exists(f"{key}/zarr.json"):
+        if not begun and not nameless and f"{key}/zarr.json" not in bad and not files.exists(f"{key}/zarr.json"):
             told.append(Problem(f"{key}/zarr.json", _MISSING))
         return Examination(key, "unfinished", expected, ranges, tuple(told))
     told = [replace(p, what=_NO_SEAL) if p.path == seal_path(key) and p.what == _MISSING else p for p in problems]
@@ -195,6 +197,12 @@ def _tried(read: Any, path: str, problems: list[Problem]) -> Any:
             Problem(path, str(error).partition(": ")[2].rstrip(".") if "seal of" in str(error) else "is damaged")
         )
     return None
+
+
+def _is_nameless(files: Files, key: Key, receipts: Mapping[int, Receipt]) -> bool:
+    """Whether a repair kept the rows of an artifact whose own metadata is lost; its command names it again."""
+    unbound = bool(receipts) and not any(receipt.metadata for receipt in receipts.values())
+    return unbound and not files.exists(f"{key}/zarr.json")
 
 
 def _agreed(files: Files, key: Key, receipts: Mapping[int, Receipt]) -> dict[str, str]:

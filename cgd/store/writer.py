@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -65,7 +66,10 @@ class Writer:
             **attributes,
         }
         about = json.loads(json.dumps(about))
-        arrays = {a.name: shards.array_metadata(a, shapes[a.name], cut or shapes[a.name][0]) for a in self._specs}
+        arrays = {
+            a.name: self._standing(a.name) or shards.array_metadata(a, shapes[a.name], cut or shapes[a.name][0])
+            for a in self._specs
+        }
         node = shards.artifact_metadata({"cgd": about}, arrays) if arrays else shards.leaf_metadata({"cgd": about})
         self.begun = not self.files.publish(f"{folder}/zarr.json", node)
         self._texts = {"zarr.json": self.files.read(f"{folder}/zarr.json")}
@@ -84,6 +88,15 @@ class Writer:
                 raise StoreError(
                     f"{self.key} holds {array.name} of shape {stored}, this run makes {shape}; nothing was written."
                 )
+
+    def _standing(self, array: str) -> bytes | None:
+        """The metadata of an array whose artifact lost its own; a repair kept the rows, so their cut holds."""
+        if self.files.exists(f"{self.key}/zarr.json"):
+            return None
+        try:
+            return self.files.read(f"{self.key}/{array}/zarr.json")
+        except FileNotFoundError:
+            return None
 
     def _attributes(self) -> dict[str, Any]:
         try:
@@ -110,8 +123,8 @@ class Writer:
 
     def missing(self) -> list[int]:
         """Shards without a receipt."""
-        present = set(self.files.children(f"{layout.RECEIPTS}/{self.key}"))
-        return [s for s in range(self.shard_count) if layout.receipt_name(s) not in present]
+        present = set(seals.receipt_numbers(self.files, self.key))
+        return [s for s in range(self.shard_count) if s not in present]
 
     def has(self, shard: int) -> bool:
         """Whether a shard has its receipt by now, whoever wrote it."""
@@ -141,7 +154,7 @@ class Writer:
             there, _ = self.files.settle(f"{self.key}/{path}", data, partial(self._is_whole, path, shard))
             digests[path] = sha256(there)
         rows = self.shard_range(shard)
-        receipt = Receipt(shard, (rows.start, rows.stop), digests, self._metadata_digests())
+        receipt = Receipt(self.key, shard, (rows.start, rows.stop), digests, self._metadata_digests())
         self.files.publish(seals.receipt_path(self.key, shard), receipt.text())
         self._record.wrote += 1
 
@@ -164,6 +177,9 @@ class Writer:
         for receipt in receipts:
             if receipt.metadata not in ({}, metadata):
                 raise DamageError(f"{self.key} has a damaged zarr.json: run `cgd store repair {self.key}`.")
+            if not receipt.metadata:  # begun in version 1, or kept by a repair
+                whole = replace(receipt, metadata=metadata)
+                self.files.replace(seals.receipt_path(self.key, receipt.shard), whole.text())
         seal = seals.seal_of(self.key, metadata, receipts)
         self._record.end(notes or {})
         self.files.publish(seals.seal_path(self.key), seal.text())

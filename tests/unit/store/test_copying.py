@@ -11,7 +11,7 @@ import pytest
 from servers import s3_bucket
 
 from cgd.errors import DamageError, StoreError
-from cgd.store import catalog, layout
+from cgd.store import catalog, copying, layout
 from cgd.store.copying import copy, copy_artifact, with_inputs
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import LocalFiles
@@ -105,6 +105,7 @@ def test_a_copy_that_is_cut_off_goes_on(source, identity, tmp_path, last):
 
 
 def test_finished_shards_are_not_even_read_again(source, identity, tmp_path, monkeypatch):
+    monkeypatch.setattr(copying, "_workers", lambda *_: 1)  # one shard after the other, so that one is whole
     cut = Watched(tmp_path / "there", 16)
     with pytest.raises(StoreError):
         copy_artifact(source.files, cut, identity.key)

@@ -95,7 +95,13 @@ def test_receipts_and_seals_hold_the_digest_of_every_file(tmp_path, identity, em
     for shard, rows in enumerate([[0, 4], [4, 8], [8, 10]]):
         receipt = json.loads(found[f".cgd/receipts/{identity.key}/{shard:08d}.json"])
         mine = {p: d for p, d in digests.items() if p.split("/")[1:3] == ["c", str(shard)]}
-        assert proof(receipt) == {"shard": shard, "rows": rows, "files": mine, "metadata": metadata}
+        assert proof(receipt) == {
+            "key": str(identity.key),
+            "shard": shard,
+            "rows": rows,
+            "files": mine,
+            "metadata": metadata,
+        }
         assert len(mine) == 5
 
 

@@ -75,13 +75,18 @@ def store_verify(**o: Any) -> None:
 def store_repair(**o: Any) -> None:
     """Mend what verify finds; what nobody has is dropped, and the command that makes it again is printed.
 
+    Exit status 1 if something was dropped.
+
     \b
     cgd store repair --from https://example.org/features.zarr
     """
     from cgd.pipeline import storage, storage_text
 
     with running(o):
-        print_result(o, storage.repair(session_of(o), o["key"], o["sources"]), storage_text.repair_text)
+        result = storage.repair(session_of(o), o["key"], o["sources"])
+        print_result(o, result, storage_text.repair_text)
+        if any(one["dropped"] or one["left"] for one in result["repaired"]):
+            sys.exit(1)
 
 
 @store_group.command("copy")
@@ -100,7 +105,7 @@ def store_copy(**o: Any) -> None:
     from cgd.pipeline import storage, storage_text
 
     with running(o):
-        result = storage.copy(session_of(o), o["source"], o["target"], o["only"], inputs=o["inputs"])
+        result = storage.copy(o["source"], o["target"], o["only"], inputs=o["inputs"])
         print_result(o, result, storage_text.copy_text)
         if result["failed"]:
             sys.exit(1)

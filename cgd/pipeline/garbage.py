@@ -92,11 +92,15 @@ def collect(session: Session, folder: Path, *, delete: bool = False) -> Result:
     garbage = [entry.key for entry in sealed if entry.key not in kept]
     listed = [_listed(store, key) for key in garbage]
     if delete and garbage:
-        _remove(session, store, garbage)
+        known = {entry.key for entry in entries}
+        begun = [entry for entry in FeatureStore(store.files).entries() if entry.key not in known]  # while recipes ran
+        needed = {Key.parse(text) for entry in begun for text in entry.attributes.get("inputs", ())}
+        listed = [each for each in listed if Key.parse(each["key"]) not in needed]
+        _remove(session, store, [Key.parse(each["key"]) for each in listed])
     return {
         "store": store.files.url,
         "recipes": [{"file": str(each.file), "lacks": each.lacks and str(each.lacks)} for each in named],
-        "kept": len(sealed) - len(garbage),
+        "kept": len(sealed) - len(listed),
         "unfinished": [{"key": str(e.key), "shards": e.shards_done} for e in entries if not e.sealed],
         "garbage": listed,
         "bytes": sum(each["bytes"] for each in listed),
@@ -105,7 +109,7 @@ def collect(session: Session, folder: Path, *, delete: bool = False) -> Result:
 
 
 def _recipes(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml"))
     if not files:
         raise InputError(
             f"{folder} holds no recipe (*.yaml), so everything would be garbage; name the folder of your recipes."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cgd.errors import InputError, MissingError, StoreError
-from cgd.store.feature_store import Entry, FeatureStore
+from cgd.errors import InputError, MissingError
+from cgd.store.feature_store import Entry, FeatureStore, keys_in
 from cgd.store.layout import LAYOUT
 from cgd.types import Key
 
@@ -68,8 +68,8 @@ def tree(store: FeatureStore, key: Key) -> Result:
 def verify(session: Session, text: str | None, *, images: bool = False) -> Result:
     """Read everything, or one artifact: problems in words, what is unfinished, and how many artifacts were read."""
     store = session.store()
-    key = store.resolve(text, tuple(LAYOUT)) if text else None
-    if key and not store.files.exists(f"{key}/zarr.json"):
+    key = store.resolve(text, tuple(LAYOUT), unsealed=True) if text else None
+    if key and key not in keys_in(store.files, key.kind):
         raise MissingError(f"{key} is in a store behind this one: name that one with --store to verify it.")
     found = dict(store.verify(key))
     problems = [problem for each in found.values() for problem in each]
@@ -114,12 +114,12 @@ def repair(session: Session, text: str | None, sources: Sequence[str]) -> Result
     return {"repaired": [vars(one) for one in done]}
 
 
-def copy(session: Session, source: str, target: str, only: Sequence[str], *, inputs: bool = False) -> Result:
+def copy(source: str, target: str, only: Sequence[str], *, inputs: bool = False) -> Result:
     """Copy what is missing from one store to another, everything or the artifacts that `only` names."""
     from cgd.store.copying import copy as run
     from cgd.store.copying import with_inputs
 
-    there = FeatureStore.open(source, upstream=session.upstream)
+    there = FeatureStore.open(source)  # FROM is one store: what is upstream of ours is not asked
     wanted = list(there.entries())
     if only:
         keys = [entry.key for text in only for entry in _fitting(wanted, text)]
@@ -143,7 +143,5 @@ def upgrade(session: Session) -> Result:
     from cgd.store.layout import SCHEMA
     from cgd.store.upgrade import upgrade as run
 
-    if session.upstream:
-        raise StoreError("upgrade changes one store: name it with --store, without --upstream.")
-    session.store()  # refuses what is no store, or is newer
-    return {"schema": SCHEMA, "upgraded": run(session.store(write=True).files)}
+    FeatureStore.open(session.store_url)  # refuses what is no store, or is newer
+    return {"schema": SCHEMA, "upgraded": run(FeatureStore.open(session.store_url, write=True).files)}

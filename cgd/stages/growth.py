@@ -122,7 +122,7 @@ def _stock(
     if view == CROPPED:
         return Stock()
     by_id = view_kind(view) == CROP
-    fitting = [entry for entry in entries if _fits(entry, identity, about)]
+    fitting = [entry for entry in entries if _is_readable(entry) and _fits(entry, identity, about)]
     # what is near first, and what most likely holds the rows in the same order
     fitting.sort(key=lambda e: (e.files is not store.files, e.settings["dataset"] != identity.settings["dataset"]))
     for entry in fitting:
@@ -136,6 +136,15 @@ def _stock(
             continue
         sources.append(_Source(artifact, indexes[of_list]))
     return Stock(sources, by_id=by_id)
+
+
+def _is_readable(entry: Entry) -> bool:
+    """Whether its settings are whole; one that is damaged does not stop others from being made."""
+    try:
+        return bool(entry.settings)
+    except DamageError as error:
+        log.warning("%s Nothing is copied from it.", error)
+        return False
 
 
 def _fits(entry: Entry, identity: Identity, about: Mapping[str, Any]) -> bool:

@@ -51,14 +51,15 @@ def check_same_images(store: FeatureStore, images: ImageList) -> None:
 def changed_images(artifact: Artifact, images: ImageList) -> list[str]:
     """The ids of images that an embeddings artifact holds and whose files are not the ones its rows were made from.
 
-    Raises `InputError` where a file is missing.
+    Those that the data set at hand has no longer are among them. Raises `InputError` where a file is missing.
     """
     changed = []
+    places = {name: row for row, name in enumerate(images.ids)}
     with progress(artifact.rows, f"{artifact.key}, images") as bar:
-        for rows, (ids, digests) in artifact.blocks("ids", "digests"):
-            for row, name, digest in zip(rows, ids, digests, strict=True):
-                known = row < len(images) and images.ids[row] == name
-                if not known or not np.array_equal(digest_of(image_bytes(images.root, images.paths[row])), digest):
+        for _, (ids, digests) in artifact.blocks("ids", "digests"):
+            for name, digest in zip(ids, digests, strict=True):
+                row = places.get(name)
+                if row is None or not np.array_equal(digest_of(image_bytes(images.root, images.paths[row])), digest):
                     changed.append(name)
                 bar.update(1)
     return changed

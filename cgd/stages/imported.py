@@ -58,7 +58,7 @@ def imported_source(store: FeatureStore, text: str) -> EncoderSource | None:
     label = spec.argument if spec.name == IMPORTED else text
     found = {}
     for entry in store.entries("embeddings"):
-        encoder = entry.settings["encoder"] if entry.sealed else {}
+        encoder = entry.attributes.get("settings", {}).get("encoder", {}) if entry.sealed else {}
         if (encoder.get("name"), encoder.get("argument")) == (IMPORTED, label):
             found[canonical(encoder)] = encoder
     if "sha256" in spec.options:

@@ -19,6 +19,7 @@ from cgd.store.seals import (
     Receipt,
     read_receipt,
     read_seal,
+    receipt_numbers,
     receipt_path,
     receipts_of,
     seal_of,
@@ -99,8 +100,8 @@ def copy_artifact(source: Files, target: Files, key: Key) -> int:
         for n in range(artifact.shard_count)
     }
     wanted = receipts_of(seal, ranges)
-    done = set(target.children(f"{layout.RECEIPTS}/{key}"))
-    missing = [receipt for receipt in wanted if layout.receipt_name(receipt.shard) not in done]
+    done = set(receipt_numbers(target, key))
+    missing = [receipt for receipt in wanted if receipt.shard not in done]
 
     def move(receipt: Receipt) -> int:
         found = {path: _moved(artifact, target, path) for path in receipt.files}

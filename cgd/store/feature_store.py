@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cgd.store.artifact import Artifact
     from cgd.store.writer import Writer
 
+SHOWN = 8  # keys in a sentence
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -120,7 +122,10 @@ class FeatureStore:
                 raise MissingError(f"{key} is not whole yet: repeat the command that makes it, it continues.")
             where = " or ".join(each.url for each in self.places)
             raise MissingError(f"there is no {key} in the store {where}; `cgd store ls` lists what there is.")
-        artifact = Artifact(files, key)
+        try:
+            artifact = Artifact(files, key)
+        except FileNotFoundError:  # a catalog may lag behind, and somebody may remove it just now
+            raise MissingError(f"{key} was taken away from {files.url}; `cgd store ls` lists what there is.") from None
         if not files.is_local:  # its seal and metadata would cost a round trip each, again and again
             self._opened[key] = artifact
         return artifact
@@ -131,14 +136,18 @@ class FeatureStore:
             return self._opened[key].files
         return next((files for files in self.places if files.exists(seal_path(key))), None)
 
-    def resolve(self, text: str, kinds: tuple[str, ...]) -> Key:
-        """A key as typed: whole, or any part of one that fits a single sealed artifact of `kinds`."""
-        fits = [e.key for k in kinds for e in self.entries(k) if e.sealed and text in str(e.key)]
+    def resolve(self, text: str, kinds: tuple[str, ...], *, unsealed: bool = False) -> Key:
+        """A key as typed: whole, or any part of one that fits a single artifact of `kinds`, sealed unless told."""
+        there = [e for k in kinds for e in self.entries(k) if text in str(e.key)]
+        fits = [e.key for e in there if e.sealed or unsealed]
+        if not fits and there:
+            raise MissingError(f"{there[0].key} is not whole yet: repeat the command that makes it, it continues.")
         if len(fits) == 1:
             return fits[0]
         if not fits:
             raise MissingError(f"no {' or '.join(kinds)} artifact fits '{text}'; `cgd store ls` lists what there is.")
-        raise MissingError(f"'{text}' fits {len(fits)} artifacts; name one of: {', '.join(map(str, fits))}.")
+        some = ", ".join(map(str, fits[:SHOWN])) + (", …" if len(fits) > SHOWN else "")
+        raise MissingError(f"'{text}' fits {len(fits)} artifacts; name one of: {some}.")
 
     def finished_shards(self, key: Key, *, ends: bool = False) -> Iterator[tuple[range, Callable[[str], np.ndarray]]]:
         """Rows of each shard with a receipt, sealed or not, and what reads an array of it, digest checked.
@@ -217,6 +226,8 @@ def _opened(url: str | Path, *, write: bool = False) -> Files:
         raise StoreError(f"{files.url} is a file, not a feature store; name a folder with --store.")
     if files.exists("zarr.json"):
         _check_schema(files)
+    elif files.lists and files.children(layout.SEALS):
+        raise DamageError(f"{files.url}/zarr.json is missing: `cgd store repair --store {files.url}` writes it again.")
     elif not write:
         raise MissingError(
             f"there is no feature store at {files.url}; `cgd extract-teachers` makes one, --store names another."

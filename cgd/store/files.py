@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import errno
-import json
+import hashlib
 import os
 import secrets
 import shutil
 import socket
+import stat
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cgd.errors import DamageError, StoreError
 
 TEMPORARY = ".cgd/tmp"
+STALE_SECONDS = 86_400.0  # no write takes a day
 FETCHES = 16  # requests in flight to a store over a network
 T = TypeVar("T")
 R = TypeVar("R")
@@ -72,16 +76,6 @@ class Files(ABC):
         """Bytes free, where that can be known."""
         return None
 
-    def read_json(self, path: str) -> dict[str, Any]:
-        """The object at `path`; one that is damaged is refused by name."""
-        try:
-            value = json.loads(self.read(path))
-        except ValueError as error:
-            raise DamageError(f"{self.url}/{path} is damaged: {' '.join(str(error).split())}.") from error
-        if not isinstance(value, dict):
-            raise DamageError(f"{self.url}/{path} is damaged: it holds no JSON object.")
-        return value
-
     def settle(self, path: str, data: bytes, is_whole: Callable[[bytes], bool]) -> tuple[bytes, bool]:
         """Publish `data`; what stands at `path` then, and whether this call put it there.
 
@@ -133,15 +127,30 @@ class LocalFiles(Files):
             ) from error
 
     def exists(self, path: str) -> bool:
-        return (self.root / path).is_file()
+        with self._explained(path), suppress(FileNotFoundError, NotADirectoryError):
+            return stat.S_ISREG(os.stat(self.root / path).st_mode)
+        return False
 
     def size(self, path: str) -> int:
-        return (self.root / path).stat().st_size
+        with self._explained(path):
+            return (self.root / path).stat().st_size
 
     def children(self, folder: str) -> list[str]:
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with self._explained(folder), suppress(FileNotFoundError, NotADirectoryError):
             return sorted(os.listdir(self.root / folder))
         return []
+
+    @contextmanager
+    def _explained(self, path: str) -> Iterator[None]:
+        """Tell in one sentence what the operating system refuses; what is not there is for the caller."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"cannot read {self.root / path}: {error.strerror}; mend that and repeat the same command."
+            ) from error
 
     def free_bytes(self) -> int | None:
         root = self.root.absolute()
@@ -179,7 +188,7 @@ class LocalFiles(Files):
 
     def _place(self, path: str, data: bytes, *, over: bool) -> bool:
         target = self.root / path
-        temporary = self.root / TEMPORARY / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        temporary = self.root / TEMPORARY / f"{here()}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             _make_folder(temporary.parent)
             _make_folder(target.parent)
@@ -203,11 +212,27 @@ class LocalFiles(Files):
         return True
 
     def sweep(self) -> None:
-        """Remove the temporary files of this machine's processes that no longer live."""
+        """Remove temporary files of processes that no longer live: those of this place, and old ones of its name."""
         for name in self.children(TEMPORARY):
-            host, _, rest = name.rpartition("-")[0].rpartition("-")
-            if host == socket.gethostname() and rest.isdigit() and not _alive(int(rest)):
-                (self.root / TEMPORARY / name).unlink(missing_ok=True)
+            place, _, rest = name.rpartition("-")[0].rpartition("-")
+            path = self.root / TEMPORARY / name
+            with suppress(FileNotFoundError):
+                dead = place == here() and rest.isdigit() and not _alive(int(rest))
+                old = (
+                    place.partition("~")[0] == socket.gethostname()
+                    and time.time() - path.stat().st_mtime > STALE_SECONDS
+                )
+                if dead or old:
+                    path.unlink()
+
+
+@cache
+def here() -> str:
+    """This machine since it was started, as its processes see it: containers may share a host's name and a disk."""
+    seen = []
+    with suppress(OSError):  # there is no /proc everywhere
+        seen = [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return f"{socket.gethostname()}~{hashlib.sha256(''.join(seen).encode()).hexdigest()[:8]}"
 
 
 def fetch_all(fetch: Callable[[T], R], wanted: Sequence[T]) -> list[R]:

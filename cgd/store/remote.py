@@ -82,9 +82,11 @@ class RemoteFiles(Files):
             raise MissingError(
                 f"the store {self.url} needs other packages: pip install 'cgd[{extra}]' ({error})."
             ) from error
-        except ValueError as error:  # no such protocol
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:
+            # no such protocol, or one that wants other settings than a URL can hold
+            said = " ".join(without_secrets(str(error)).split())
             raise InputError(
-                f"cannot open the store {self.url}: {error}; name a folder, s3://, gs:// or https://."
+                f"cannot open the store {self.url}: {said}; name a folder, s3://, gs:// or https://."
             ) from error
         self._root = root.rstrip("/")
 

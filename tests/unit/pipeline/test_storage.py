@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from cgd.cli import cli
 from cgd.config import Recipe
-from cgd.errors import MissingError, StoreError
+from cgd.errors import MissingError
 from cgd.pipeline import storage, storage_text
 from cgd.pipeline.steps import Session
 from cgd.store import provenance
@@ -111,17 +111,17 @@ def test_an_unfinished_artifact_is_no_problem_but_told(copied):
 
 
 def test_copy_takes_what_fits_and_what_it_was_made_from(made, tmp_path):
-    one = storage.copy(made, made.store_url, str(tmp_path / "a.zarr"), ["whitening/"])
+    one = storage.copy(made.store_url, str(tmp_path / "a.zarr"), ["whitening/"])
     assert {key.partition("/")[0] for key in one["copied"]} == {"whitening"}
-    whole = storage.copy(made, made.store_url, str(tmp_path / "b.zarr"), ["students/"], inputs=True)
+    whole = storage.copy(made.store_url, str(tmp_path / "b.zarr"), ["students/"], inputs=True)
     assert {key.partition("/")[0] for key in whole["copied"]} == {"students", "whitened", "whitening", "embeddings"}
     assert all(problems == [] for _, problems in FeatureStore.open(tmp_path / "b.zarr").verify())
     with pytest.raises(MissingError, match="no artifact fits 'nothing'"):
-        storage.copy(made, made.store_url, str(tmp_path / "c.zarr"), ["nothing"])
+        storage.copy(made.store_url, str(tmp_path / "c.zarr"), ["nothing"])
 
 
 def test_copying_a_store_to_itself_only_writes_its_catalog(copied):
-    done = storage.copy(copied, copied.store_url, copied.store_url, [])
+    done = storage.copy(copied.store_url, copied.store_url, [])
     assert done["copied"] == []
     assert len(json.loads((Path(copied.store_url) / ".cgd/catalog.json").read_text())["artifacts"]) == len(
         done["present"]
@@ -136,7 +136,7 @@ def test_repair_prints_the_command_that_made_what_is_lost(copied):
     record.write_text(json.dumps(about))
     (root / str(key) / "vectors/c/0/0/0").unlink()
     done = CliRunner().invoke(cli, ["store", "repair", "--store", copied.store_url])
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output
     assert f"dropped {key} (rows 0 to " in done.stdout
     assert "made again by: cgd extract-teachers --dataset lm\n" in done.stdout
     assert not copied.store().is_sealed(key)
@@ -163,7 +163,38 @@ def test_other_versions_of_libraries_are_told_when_an_artifact_is_continued(copi
     assert "there, 9.9 here" in caplog.text
 
 
-def test_an_upgrade_changes_one_store_only(copied):
-    behind = Session(copied.store_url, (copied.store_url,))
-    with pytest.raises(StoreError, match="without --upstream"):
-        storage.upgrade(behind)
+def test_what_is_behind_a_store_is_neither_copied_nor_upgraded(copied, tmp_path, monkeypatch):
+    monkeypatch.setenv("CGD_UPSTREAM", copied.store_url)
+    own = storage.copy(copied.store_url, str(tmp_path / "own.zarr"), ["whitening/"])
+    done = CliRunner().invoke(cli, ["store", "copy", str(tmp_path / "own.zarr"), str(tmp_path / "b.zarr"), "--json"])
+    assert json.loads(done.stdout)["copied"] == own["copied"]
+    assert CliRunner().invoke(cli, ["store", "upgrade", "--store", str(tmp_path / "own.zarr")]).exit_code == 0
+
+
+def test_an_artifact_whose_seal_or_metadata_is_lost_is_verified_by_its_name(copied):
+    key = next(e.key for e in copied.store().entries("embeddings"))
+    (Path(copied.store_url) / str(key) / "zarr.json").unlink()
+    (problem,) = storage.verify(copied, str(key))["problems"]
+    assert problem == f"{key}/zarr.json: is missing"
+    (Path(copied.store_url) / f".cgd/seals/{key}.json").unlink()
+    assert storage.verify(copied, str(key))["problems"]
+    with pytest.raises(MissingError, match="is not whole yet"):
+        storage.info(copied, str(key))
+
+
+def test_a_store_whose_own_metadata_is_lost_names_the_repair(copied):
+    (Path(copied.store_url) / "zarr.json").unlink()
+    done = CliRunner().invoke(cli, ["store", "verify", "--store", copied.store_url])
+    assert done.exit_code == 1
+    assert "zarr.json is missing: `cgd store repair --store" in done.stderr
+    assert CliRunner().invoke(cli, ["store", "repair", "--store", copied.store_url]).exit_code == 0
+    assert CliRunner().invoke(cli, ["store", "verify", "--store", copied.store_url]).exit_code == 0
+
+
+def test_other_files_beside_receipts_stop_nothing(copied):
+    key = next(e.key for e in copied.store().entries("embeddings"))
+    (Path(copied.store_url) / f".cgd/receipts/{key}/.DS_Store").write_bytes(b"")
+    (Path(copied.store_url) / f".cgd/receipts/{key}/._00000000.json").write_bytes(b"")
+    assert CliRunner().invoke(cli, ["store", "ls", "--store", copied.store_url]).exit_code == 0
+    assert len(list(copied.store().finished_shards(key))) == copied.store().get(key).shard_count
+    assert len(list(copied.store().finished_shards(key, ends=True))) == 1  # the first is the last

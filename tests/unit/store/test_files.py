@@ -15,7 +15,7 @@ from threading import Barrier
 import pytest
 
 from cgd.errors import StoreError
-from cgd.store.files import TEMPORARY, LocalFiles
+from cgd.store.files import TEMPORARY, LocalFiles, here
 
 RACER = """
 import sys, time
@@ -163,12 +163,15 @@ def test_an_interruption_leaves_neither_name_nor_temporary_file(tmp_path, monkey
 def test_temporary_files_of_dead_processes_are_swept_and_no_others(tmp_path):
     ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
     ended.wait()
-    host, folder = socket.gethostname(), tmp_path / TEMPORARY
+    host, folder = here(), tmp_path / TEMPORARY
     folder.mkdir(parents=True)
-    stale = [f"{host}-{ended.pid}-00c0ffee"]
+    container, old = f"{socket.gethostname()}~another", f"{socket.gethostname()}~before"
+    stale = [f"{host}-{ended.pid}-00c0ffee", f"{old}-{ended.pid}-00c0ffee"]
     kept = [f"{host}-{os.getpid()}-00c0ffee", f"{host}-1-00c0ffee", f"elsewhere-{ended.pid}-00c0ffee", "something else"]
+    kept.append(f"{container}-{ended.pid}-00c0ffee")  # its processes are not ours to see
     for name in stale + kept:
         (folder / name).write_bytes(b"half a sha")
+    os.utime(folder / stale[1], (0, 0))
     LocalFiles(tmp_path, write=True).sweep()
     assert sorted(os.listdir(folder)) == sorted(kept)
 

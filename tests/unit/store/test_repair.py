@@ -166,7 +166,7 @@ def test_a_seal_of_version_1_is_outvoted_by_receipts_and_files(tmp_path):
     seal.write_text(text[:place] + ("0" if text[place] != "0" else "1") + text[place + 1 :])
     (done,) = repair(LocalFiles(tmp_path / "s", write=True), None)
     assert not done.dropped
-    assert done.restored == [str(seal.relative_to(tmp_path / "s")), *done.restored[1:]] or done.restored
+    assert str(seal.relative_to(tmp_path / "s")) in done.restored
     assert all(problems == [] for _, problems in FeatureStore.open(tmp_path / "s").verify())
 
 

@@ -16,6 +16,7 @@ from cgd.errors import InputError, MissingError, WeightsError
 from cgd.pipeline import runner
 from cgd.pipeline.recipe import change, read_recipe, row
 from cgd.pipeline.steps import Session
+from cgd.pipeline.storage_text import size_text
 from cgd.store.feature_store import Entry, FeatureStore
 from cgd.store.layout import WEIGHTS
 from cgd.types import Key
@@ -258,18 +259,14 @@ def _remove(session: Session, store: FeatureStore, garbage: Sequence[Key]) -> No
 
 def garbage_text(r: Result) -> str:
     """What is garbage, one artifact a line, the total, and what is kept for want of knowledge."""
-    lines = [f"{g['key']}  {_size(g['bytes'])}  {(g['last'] or 'no date')[:10]}" for g in r["garbage"]]
+    lines = [f"{g['key']}  {size_text(g['bytes'])}  {(g['last'] or 'no date')[:10]}" for g in r["garbage"]]
     lines += [f"{u['key']}: not sealed, {u['shards']} shards done, left alone" for u in r["unfinished"]]
     lines += [
         f"{each['file']} is not finished, {each['lacks']} is missing: everything of its data sets is kept"
         for each in r["recipes"]
         if each["lacks"]
     ]
-    count = f"{len(r['garbage'])} artifacts ({_size(r['bytes'])})"
+    count = f"{len(r['garbage'])} artifacts ({size_text(r['bytes'])})"
     told = f"{count} removed" if r["deleted"] else f"{count} are named by no recipe"
     more = "; --delete removes them" if r["garbage"] and not r["deleted"] else ""
     return "\n".join([*lines, f"{told}, {r['kept']} are kept{more}"])
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count} bytes"

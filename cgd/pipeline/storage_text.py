@@ -29,7 +29,7 @@ def _branch(node: Result, first: str, rest: str) -> Iterator[str]:
     if not node["sealed"]:
         yield f"{first}{node['key']}  not here; what was made from it is whole without it"
         return
-    facts = [_size(node["bytes"]), *([f"{node['rows']} rows"] if node["rows"] is not None else [])]
+    facts = [size_text(node["bytes"]), *([f"{node['rows']} rows"] if node["rows"] is not None else [])]
     facts += [f"{name} {str(value)[:12]}" for name, value in node["settings"].items()]
     if node["weights"]:
         facts.append(f"weights {str(node['weights'])[:12]}")
@@ -75,7 +75,7 @@ def repair_text(r: Result) -> str:
 def copy_text(r: Result) -> str:
     lines = [f"{key}: {reason}" for key, reason in r["failed"].items()]
     lines += [f"{key}: not whole in {r['from']}, left out" for key in r["unfinished"]]
-    done = f"{len(r['copied'])} artifacts copied ({_size(r['bytes'])}), {len(r['present'])} were there"
+    done = f"{len(r['copied'])} artifacts copied ({size_text(r['bytes'])}), {len(r['present'])} were there"
     return "\n".join([*lines, done + (f", {len(r['failed'])} failed" if r["failed"] else "")])
 
 
@@ -83,5 +83,5 @@ def upgrade_text(r: Result) -> str:
     return f"format version {r['schema']}; {len(r['upgraded'])} artifacts upgraded"
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count} bytes"

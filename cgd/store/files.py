@@ -165,7 +165,7 @@ class LocalFiles(Files):
         appears by a hard link (which fails where the name exists), and then the folder reaches the disk.
         """
         self._refuse_unless_writing(path)
-        if (self.root / path).exists():
+        if self.exists(path):
             return False
         return self._place(path, data, over=False)
 
@@ -187,28 +187,34 @@ class LocalFiles(Files):
             ) from error
 
     def _place(self, path: str, data: bytes, *, over: bool) -> bool:
-        target = self.root / path
-        temporary = self.root / TEMPORARY / f"{here()}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            _make_folder(temporary.parent)
-            _make_folder(target.parent)
             try:
-                with open(temporary, "xb") as handle:
-                    handle.write(data)
-                    handle.flush()
-                    os.fsync(handle.fileno())
-                try:
-                    temporary.replace(target) if over else os.link(temporary, target)
-                except FileExistsError:
-                    return False
-            finally:
-                temporary.unlink(missing_ok=True)
-            _sync_folder(target.parent)
+                return self._write(path, data, over=over)
+            except FileNotFoundError:  # somebody removed a folder that was empty until now
+                return self._write(path, data, over=over)
         except OSError as error:
             raise StoreError(
                 f"cannot write {path} in the store {self.root}: {error.strerror or error}; nothing stored is lost: "
                 "mend that (free space, rights) and repeat the same command."
             ) from error
+
+    def _write(self, path: str, data: bytes, *, over: bool) -> bool:
+        target = self.root / path
+        temporary = self.root / TEMPORARY / f"{here()}-{os.getpid()}-{secrets.token_hex(4)}"
+        _make_folder(temporary.parent)
+        _make_folder(target.parent)
+        try:
+            with open(temporary, "xb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            try:
+                temporary.replace(target) if over else os.link(temporary, target)
+            except FileExistsError:
+                return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
         return True
 
     def sweep(self) -> None:

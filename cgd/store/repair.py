@@ -28,7 +28,7 @@ from cgd.store.seals import (
 from cgd.store.verify import STRAY, Examination, Problem, examine
 from cgd.types import Key
 
-LOST = (FileNotFoundError, DamageError)  # not a network that is silent: what it has would be dropped
+GONE = (FileNotFoundError, DamageError)  # not a network that is silent: what it has would be dropped
 RECOMPUTE = {
     "embeddings": "the `cgd extract-teachers` or `cgd evaluate` that made it",
     "whitening": "`cgd fit-whitening`",
@@ -127,7 +127,7 @@ def _is_proven(files: Files, found: Examination, seal: Seal | None) -> bool:
     numbers = receipt_numbers(files, found.key)
     try:
         return seal is not None or bool(numbers and all(read_receipt(files, found.key, n).metadata for n in numbers))
-    except LOST:
+    except GONE:
         return False
 
 
@@ -136,6 +136,8 @@ def _complete(files: Files, key: Key, sources: Sequence[Files], report: Repair) 
     for place in sources:
         if not files.exists(seal_path(key)) and place.exists(seal_path(key)):
             try:
+                if not _is_cut_alike(files, read_seal(place, key)):
+                    continue
                 copy_artifact(place, files, key)
             except DamageError:
                 continue
@@ -144,11 +146,20 @@ def _complete(files: Files, key: Key, sources: Sequence[Files], report: Repair) 
             return
 
 
+def _is_cut_alike(files: Files, theirs: Seal) -> bool:
+    """Whether the metadata here is that of another store's seal, so that shards of both make up one artifact."""
+    metadata = {path: digest for path, digest in theirs.files.items() if path.endswith("zarr.json")}
+    return all(
+        _is_good(files, theirs.key, path, digest) or not files.exists(f"{theirs.key}/{path}")
+        for path, digest in metadata.items()
+    )
+
+
 def _is_own(files: Files, key: Key) -> bool:
     """Whether the artifact's `zarr.json` is its own."""
     try:
         checked_attributes(key, files.read(f"{key}/zarr.json"))
-    except LOST:
+    except GONE:
         return False
     return True
 
@@ -195,7 +206,7 @@ def _shard_from(
     for place in sources:
         try:
             receipt = read_receipt(place, key, shard)
-        except LOST:
+        except GONE:
             continue
         if receipt.metadata == metadata and not _put_back(files, key, receipt.files, [place], report):
             files.replace(receipt_path(key, shard), receipt.text())
@@ -210,7 +221,7 @@ def _seal_of(files: Files, found: Examination, sources: Sequence[Files]) -> Seal
     for place in (files, *sources) if found.state != "unfinished" else ():
         try:
             seal = read_seal(place, key)
-        except LOST:
+        except GONE:
             continue
         if place is files and seal.schema == 1 and (mended := _outvoted(files, found, seal)):
             return mended
@@ -221,7 +232,7 @@ def _seal_of(files: Files, found: Examination, sources: Sequence[Files]) -> Seal
     try:
         receipts = [read_receipt(files, key, shard) for shard in found.ranges]
         metadata = dict(receipts[0].metadata) or _metadata_of(files, key, receipts[0].files)
-    except LOST:
+    except GONE:
         return None
     if any(p.path.startswith(f"{layout.RECEIPTS}/") for p in found.problems):
         return None
@@ -232,7 +243,7 @@ def _outvoted(files: Files, found: Examination, seal: Seal) -> Seal | None:
     """The seal that receipts and files agree on against one of version 1, which does not prove itself."""
     try:
         receipts = [read_receipt(files, found.key, shard) for shard in found.ranges]
-    except LOST:
+    except GONE:
         return None
     said = {path: digest for receipt in receipts for path, digest in receipt.files.items()}
     there = {p.path.removeprefix(f"{found.key}/"): p.found for p in found.problems if p.found}
@@ -254,21 +265,21 @@ def _metadata_of(files: Files, key: Key, paths: object) -> dict[str, str]:
 def _is_good(files: Files, key: Key, path: str, digest: str) -> bool:
     try:
         return sha256(files.read(f"{key}/{path}")) == digest
-    except LOST:
+    except GONE:
         return False
 
 
 def _fetched(files: Files, key: Key, path: str, digest: str, sources: Sequence[Files]) -> bytes | None:
     """The bytes with this SHA-256, wherever they are."""
     if path.endswith("/zarr.json"):  # the artifact's own holds its arrays'
-        with suppress(*LOST, ValueError):
+        with suppress(*GONE, ValueError):
             data = shards.arrays_inside(files.read(f"{key}/zarr.json")).get(path.removesuffix("/zarr.json"), b"")
             if sha256(data) == digest:
                 return data
     for place, there in [(files, f"{layout.SPARE}/{digest}"), *((source, f"{key}/{path}") for source in sources)]:
         try:
             data = place.read(there)
-        except LOST:
+        except GONE:
             continue
         if sha256(data) == digest:
             return data
@@ -341,7 +352,7 @@ def _agree(files: Files, found: Examination, seal: Seal, report: Repair) -> None
 
 def _put(files: Files, path: str, data: bytes, report: Repair) -> None:
     """Let `data` stand at `path`, told where it did not."""
-    with suppress(*LOST):
+    with suppress(*GONE):
         if files.read(path) == data:
             return
     files.replace(path, data)
@@ -357,12 +368,14 @@ def _remove_strays(files: Files, problems: Iterable[Problem], report: Repair) ->
 
 
 def remove_artifact(files: Files, key: Key, *, seal_last: bool = False) -> None:
-    """Everything of an artifact: its seal first, so that nobody begins to read it, its metadata last.
+    """Everything of an artifact: its seal first, so that nobody begins to read it, then receipts, metadata last.
 
-    What is damaged loses its seal last, so that nobody begins to write it while bad files still stand.
+    What is damaged loses its receipts and its seal last, so that nobody begins to write it while bad files still stand.
     """
     if not seal_last:
         files.remove(seal_path(key))
+        for name in files.children(f"{layout.RECEIPTS}/{key}"):
+            files.remove(f"{layout.RECEIPTS}/{key}/{name}")
     for path in sorted(files.walk(str(key)), key=lambda p: p.endswith("zarr.json")):
         files.remove(path)
     _remove_folders(files, str(key))

@@ -13,7 +13,8 @@ from cgd.errors import StoreError
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import LocalFiles
 from cgd.store.keys import identify
-from cgd.store.repair import repair
+from cgd.store.repair import remove_artifact, repair
+from cgd.store.upgrade import upgrade
 
 
 class Silent(LocalFiles):
@@ -101,10 +102,13 @@ class Failing(LocalFiles):
         super().remove(path)
 
 
+@pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("moment", range(7))
-def test_what_is_dropped_is_never_adopted_again_wherever_repair_died(two, identity, embeddings, moment):
+def test_what_is_dropped_is_never_adopted_again_wherever_repair_died(two, identity, embeddings, moment, sealed):
     """A shard that stands in another's place has checksums that fit: without a receipt it would pass for work."""
     one, _ = two
+    if not sealed:
+        (one / f".cgd/seals/{identity.key}.json").unlink()
     shard(one, identity, 0).write_bytes(shard(one, identity, 1).read_bytes())
     dying = Failing(one, write=True)
     dying.left = moment
@@ -184,3 +188,36 @@ def test_a_store_with_other_bits_gives_what_is_lost_and_nothing_more(two, identi
     assert shard(one, identity, 0).read_bytes() == kept
     assert shard(one, identity, 1).read_bytes() == shard(tmp_path / "gpu", identity, 1).read_bytes()
     assert list(FeatureStore.open(one).verify()) == [(identity.key, [])]
+
+
+def test_a_store_that_is_cut_otherwise_ends_no_repair(two, identity, embeddings, fill, tmp_path):
+    one, _ = two
+    arrays = embeddings()
+    arrays["vectors"] = np.nextafter(arrays["vectors"], np.float32(9))
+    fill(tmp_path / "gpu", identity, arrays, shard_rows=5)
+    shard(one, identity, 1).unlink()
+    (done,) = repair(LocalFiles(one, write=True), None, [LocalFiles(tmp_path / "gpu")])
+    assert done.dropped == [f"{identity.key} (rows 4 to 7)"]
+    assert not done.left
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_what_was_to_be_removed_and_is_whole_is_continued_wherever_removal_died(two, identity, embeddings, moment):
+    one, _ = two
+    dying = Failing(one, write=True)
+    dying.left = moment
+    with contextlib.suppress(KeyboardInterrupt):
+        remove_artifact(dying, identity.key)
+    store = FeatureStore.open(one, write=True)
+    store.write_whole(identity, embeddings())
+    assert all(problems == [] for _, problems in store.verify())
+
+
+def test_an_upgrade_leaves_rows_without_metadata_to_their_command(two, identity, embeddings):
+    one, _ = two
+    (one / str(identity.key) / "zarr.json").unlink()
+    repair(LocalFiles(one, write=True), None)
+    upgrade(LocalFiles(one, write=True))
+    store = FeatureStore.open(one, write=True)
+    store.write_whole(identity, embeddings())
+    assert list(store.verify()) == [(identity.key, [])]

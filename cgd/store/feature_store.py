@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgd.errors import DamageError, MissingError, StoreError
+from cgd.errors import CgdError, DamageError, MissingError, StoreError
 from cgd.store import layout, provenance
 from cgd.store.files import Files, LocalFiles, fetch_all
 from cgd.store.keys import Identity
@@ -224,19 +224,29 @@ def _opened(url: str | Path, *, write: bool = False) -> Files:
     files = open_files(url, write=write)
     if isinstance(files, LocalFiles) and files.root.exists() and not files.root.is_dir():
         raise StoreError(f"{files.url} is a file, not a feature store; name a folder with --store.")
-    if files.exists("zarr.json"):
-        _check_schema(files)
-    elif files.lists and files.children(layout.SEALS):
-        raise DamageError(f"{files.url}/zarr.json is missing: `cgd store repair --store {files.url}` writes it again.")
-    elif not write:
-        raise MissingError(
+    if not files.exists("zarr.json"):
+        problem = _why_none(files, write=write)
+        if problem is None:
+            return files
+        if not files.exists("zarr.json"):  # a store's first file: another process may just have made what was seen
+            raise problem
+    _check_schema(files)
+    return files
+
+
+def _why_none(files: Files, *, write: bool) -> CgdError | None:
+    """Why there is no store to open where `zarr.json` was not seen; nothing where one may be made."""
+    if files.lists and files.children(layout.SEALS):
+        return DamageError(f"{files.url}/zarr.json is missing: `cgd store repair --store {files.url}` writes it again.")
+    if not write:
+        return MissingError(
             f"there is no feature store at {files.url}; `cgd extract-teachers` makes one, --store names another."
         )
-    elif isinstance(files, LocalFiles) and _holds_other_files(files.root):
-        raise StoreError(
+    if isinstance(files, LocalFiles) and _holds_other_files(files.root):
+        return StoreError(
             f"{files.url} holds other files and is no feature store; name an empty or new folder with --store."
         )
-    return files
+    return None
 
 
 def _is_there(url: str | Path) -> bool:

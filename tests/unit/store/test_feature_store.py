@@ -13,6 +13,7 @@ import zarr
 from cgd.errors import InputError, MissingError, StoreError
 from cgd.store import layout
 from cgd.store.feature_store import FeatureStore
+from cgd.store.files import LocalFiles
 from cgd.store.keys import identify
 from cgd.types import Key
 
@@ -82,6 +83,22 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
         FeatureStore.open(tmp_path, write=True)
     with pytest.raises(MissingError, match="no feature store"):
         FeatureStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_store_that_another_process_makes_while_it_is_opened_is_opened(tmp_path, monkeypatch, write):
+    url = tmp_path / "features.zarr"
+    exists = LocalFiles.exists
+
+    def made_after_the_first_look(files, path):
+        found = exists(files, path)
+        if not found:
+            monkeypatch.undo()
+            whitening(FeatureStore.open(url, write=True), "a")
+        return found
+
+    monkeypatch.setattr(LocalFiles, "exists", made_after_the_first_look)
+    assert [entry.sealed for entry in FeatureStore.open(url, write=write).entries()] == [True]
 
 
 def test_a_working_directory_is_refused_although_it_remembers_where_images_are(tmp_path):

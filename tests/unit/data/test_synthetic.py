@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cgd.data.synthetic import HEIGHT, WIDTH, draw_landmarks
+from cgd.data.drawn_views import HEIGHT, WIDTH
+from cgd.data.synthetic import draw_landmarks
 from cgd.errors import InputError
 
 

@@ -26,9 +26,16 @@ class GeM(nn.Module):
         return x.clamp(min=1e-6).pow(self.p).mean(dim=(-2, -1)).pow(1 / self.p)
 
 
-def pooling(name: str) -> GeM:
-    """`gem` (exponent 3), `avg`, or `cls`: the mean of the class token alone."""
-    return GeM({"gem": 3.0, "avg": 1.0, "cls": 1.0}[name])
+class MAC(nn.Module):
+    """Maximum activations of convolutions, the largest value of each channel: (B, C, H, W) to (B, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax(dim=(-2, -1))
+
+
+def pooling(name: str) -> nn.Module:
+    """`gem` (exponent 3), `avg`, `mac`, or `cls`: the mean of the class token alone."""
+    return MAC() if name == "mac" else GeM({"gem": 3.0, "avg": 1.0, "cls": 1.0}[name])
 
 
 def unit(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ def timm(
     name: str | None,
     checkpoint: Checkpoint | None,
     *,
-    pool: Literal["gem", "avg", "cls"] = "gem",
+    pool: Literal["gem", "avg", "mac", "cls"] = "gem",
     dim: int = 512,
     pad_type: Literal["same"] | None = None,
 ) -> Encoder:

@@ -18,7 +18,7 @@ def timm(
     checkpoint: Checkpoint | None,
     *,
     weights: str = "",
-    pool: Literal["gem", "avg", "cls"] = "gem",
+    pool: Literal["gem", "avg", "mac", "cls"] = "gem",
     pad_type: Literal["same"] | None = None,
 ) -> Encoder:
     """Pooled trunk (patch tokens of a ViT), or its class token with `pool=cls`; not normalised.

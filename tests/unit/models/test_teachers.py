@@ -263,3 +263,15 @@ def test_convnext_pools_its_map(pool: str) -> None:
 def test_a_network_without_a_class_token_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"timm:{name} has no class token: use pool=avg or pool=gem"):
         teacher(f"timm:{name}?pool=cls&weights=random", None).build()
+
+
+def test_baselines_are_means_of_pixels_and_shares_of_colours() -> None:
+    x = torch.zeros(1, 3, 32, 64)
+    x[:, 0, :, :48] = 1.0
+    x[:, 2, :, 48:] = 0.99
+    colours, pixels = (teacher(name, None).build()(x)[0] for name in ("colours", "pixels"))
+    torch.testing.assert_close(colours[[7 * 64, 7]], torch.tensor([48 * 32.0, 16 * 32.0]).sqrt())
+    assert int((colours > 0).sum()) == 2
+    red = pixels.reshape(3, 16, 16)[0]
+    torch.testing.assert_close(red[:, :12] - red[:, 12:13], torch.ones(16, 12))
+    assert abs(float(pixels.mean())) < 1e-6

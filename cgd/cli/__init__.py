@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from cgd.cli import demonstrations, main_job, scores, search, store, students, teachers
+from cgd.cli import demonstrations, main_job, reports, scores, search, store, students, teachers
 from cgd.cli.options import Group
 
 
@@ -35,6 +35,7 @@ for _command in (
     search.index,
     demonstrations.prove,
     demonstrations.demo,
+    reports.report,
     scores.compare,
     scores.scores_group,
     store.store_group,

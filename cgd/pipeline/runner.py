@@ -61,7 +61,8 @@ def run(
         if name not in rows:
             raise unknown("row", name, rows)
     todo = [name for name in rows if not only or name in only]
-    labels = [source.label for source in steps.teacher_sources(session, recipe.extract.teachers)]
+    sources = steps.teacher_sources(session, recipe.extract.teachers)
+    labels = [source.label for source in sources]
     for name in todo:
         steps.check_distillation(rows[name], images, labels)
     _save(to_yaml(recipe).encode(), out / "recipe.yaml")
@@ -74,7 +75,8 @@ def run(
     whitened = steps.fit_whitening(session, embeddings, recipe.whiten)
     log.info("3/4 scores of teachers and untrained students on %s", ", ".join(b.name for b in benchmarks))
     report = RunReport(tuple(rows))
-    report.scores += _teacher_scores(session, benchmarks, recipe, {k: r["fixed"].key for k, (r, _) in whitened.items()})
+    whitenings = {label: reports["fixed"].key for label, (reports, _) in whitened.items()}
+    report.scores += teacher_scores(session, benchmarks, sources, recipe, whitenings)
     report.scores += _starting_scores(session, benchmarks, recipe, [rows[name] for name in todo], seeds)
     content = _content(images, benchmarks)
     for number, name in enumerate(todo, 1):
@@ -162,14 +164,17 @@ def _mark(recipe: Recipe, content: Sequence[Any]) -> str:
     return sha256(canonical([to_yaml(recipe), excluded, list(content)]))
 
 
-def _teacher_scores(
-    session: Session, benchmarks: Sequence[Benchmark], recipe: Recipe, whitenings: Mapping[str, Key]
+def teacher_scores(
+    session: Session,
+    benchmarks: Sequence[Benchmark],
+    sources: Sequence[EncoderSource],
+    recipe: Recipe,
+    whitenings: Mapping[str, Key] | None,
 ) -> list[Result]:
-    """Each teacher and their ensemble, raw and whitened."""
-    sources = steps.teacher_sources(session, recipe.extract.teachers)
+    """Each teacher and their ensemble, raw, then whitened where `whitenings` by label are given."""
     return [
         {**score, "row": "teacher", "seed": None}
-        for whitening in (None, whitenings)
+        for whitening in ([None] if whitenings is None else [None, whitenings])
         for benchmark in benchmarks
         for score in scoring.evaluate(
             session,

@@ -10,7 +10,6 @@ import pytest
 
 from cgd.config import Recipe
 from cgd.errors import CgdError
-from cgd.pipeline.demo import demo_recipe
 from cgd.pipeline.recipe import change, read_recipe
 from cgd.pipeline.runner import _tell_of_overlap, run
 from cgd.pipeline.steps import Session
@@ -223,9 +222,3 @@ def test_damaged_results_of_earlier_runs_cost_nothing(
         (tmp_path / "out/results.json").write_text(damage)
         again = run(session, tiny_recipe, out=tmp_path / "out")
         assert without_times(again.scores) == without_times(first.scores)
-
-
-def test_the_demonstrations_recipe_is_a_valid_one() -> None:
-    recipe = demo_recipe()
-    assert recipe.extract.views >= 2
-    assert recipe.data.benchmarks

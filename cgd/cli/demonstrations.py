@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cgd.cli.options import names_in, options, print_result, recipe_of, running, session_of
 
+if TYPE_CHECKING:
+    from cgd.pipeline.demo import Step
+
 
 @click.command()
 @options("device", "workers")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the buildings and the student.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -21,22 +29,51 @@ from cgd.cli.options import names_in, options, print_result, recipe_of, running,
     help="Folder for all of it.",
 )
 def demo(**o: Any) -> None:
-    """Draw small landmarks and run the whole path on them, in a few minutes on a laptop.
+    """See it work in five minutes: three teachers, one small student, on drawn buildings.
 
-    Teachers and student begin untrained: it shows the path, not what trained networks reach.
+    Runs the commands that you would type for your own photographs, and shows each. Interrupted, it continues.
 
     \b
     cgd demo --out demo
     """
     from cgd.pipeline import demo as demonstration
-    from cgd.pipeline import text
-    from cgd.pipeline.workspace import Workspace
+    from cgd.pipeline.report import report_text
 
     with running(o):
-        session = session_of(
-            {**o, "store_url": str(o["out"] / "features.zarr")}, workspace=Workspace(o["out"] / ".cgd/roots.yaml")
-        )
-        print_result(o, demonstration.demo(session, o["out"]).as_json(), text.run_text)
+        demonstration.prepare(o["out"])
+        steps = demonstration.commands(o["seed"])
+        results = [_done(o, step, f"{n}/{len(steps)}") for n, step in enumerate(steps, 1)]
+        print_result(o, results[-1], report_text)
+        if not o["as_json"]:
+            page = o["out"] / demonstration.REPORT
+            click.echo(
+                f'\nThe same with pictures: {page}\nYour own photographs: see "Your own photographs" in README.md'
+            )
+
+
+def _done(o: dict[str, Any], step: Step, number: str) -> dict[str, Any]:
+    """Run one command in the demonstration's folder and tell of it; its result."""
+    say = (lambda _: None) if o["as_json"] or o["quiet"] else click.echo
+    say(f"{number}  {step.why}")
+    say("\n".join(f"     {line}" for line in f"$ {step.shown()}".splitlines()))
+    started = time.monotonic()
+    result = _run(o, step)
+    say(f"     {step.told(result)} ({time.monotonic() - started:.0f} s)\n")
+    return result
+
+
+def _run(o: dict[str, Any], step: Step) -> dict[str, Any]:
+    """The JSON object of a command; progress goes to standard error as always, and an error ends the program."""
+    from cgd.cli import cli
+
+    shared = ["--store", "./features.zarr", "--json", "--quiet", *(["--debug"] if o["debug"] else [])]
+    runs_networks = step.command[0] != "fit-whitening"
+    device = ["--device", o["device"], "--workers", str(o["workers"])] if runs_networks else []
+    printed = io.StringIO()
+    with contextlib.chdir(o["out"]), contextlib.redirect_stdout(printed):
+        cli.main([*step.command, *device, *shared], prog_name="cgd", standalone_mode=False)
+    result: dict[str, Any] = json.loads(printed.getvalue())
+    return result
 
 
 @click.command()
@@ -45,7 +82,7 @@ def demo(**o: Any) -> None:
 @click.option("--whitening", help="Which whitening (part of its key), where there are several.")
 @click.option("--steps", type=click.IntRange(1), default=100, show_default=True, help="Steps of training to compare.")
 @click.option("--samples", type=click.IntRange(1), default=64, show_default=True, help="Images and views to compare.")
-@click.option("--demo", "on_demo", is_flag=True, help="On drawn landmarks and untrained networks.")
+@click.option("--demo", "on_demo", is_flag=True, help="On the demonstration's drawn buildings and teachers.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the demonstration.")
 def prove(**o: Any) -> None:
     """Prove that training from the store is training with the teachers there; exit status 1 if it is not.
@@ -55,35 +92,45 @@ def prove(**o: Any) -> None:
 
     \b
     cgd prove --dataset photos --teachers gem --weights weights --set distill.student=resnet18
-    cgd prove --demo --steps 10   # a minute or two on two cores; ten times as many steps take ten
+    cgd prove --demo --steps 10   # a minute or two on two cores
     """
     from cgd.pipeline import demo as demonstration
-    from cgd.pipeline import steps, text
-    from cgd.pipeline.workspace import Workspace
-    from cgd.stages import select
 
     with running(o):
         if bool(o["dataset"]) == o["on_demo"]:
             raise click.UsageError("give either --dataset or --demo.")
-        if o["on_demo"]:
-            folder = o["out"] or Path("demo")
-            session = session_of(
-                {**o, "store_url": str(folder / "features.zarr")}, workspace=Workspace(folder / ".cgd/roots.yaml")
+        if not o["on_demo"]:
+            _prove(o)
+            return
+        folder = o["out"] or Path("demo")
+        demonstration.prepare(folder)
+        shared = {**o, "out": folder, "debug": o["debug"], "as_json": True, "quiet": o["quiet"]}
+        for step in demonstration.commands()[:2]:
+            _run(shared, step)
+        settings = (*demonstration.training(0), f"distill.student={demonstration.NETWORK}0", *o["settings"])
+        dataset, weights = f"{demonstration.DATA}@train", Path("weights")
+        with contextlib.chdir(folder):
+            _prove(
+                {**o, "dataset": dataset, "teachers": demonstration.TEACHERS, "weights": weights, "settings": settings}
             )
-            images, vectors, recipe = demonstration.extracted(session)
-        else:
-            recipe, session = recipe_of(o), session_of(o)
-            images = session.workspace.images(o["dataset"], o["name"])
-            vectors = select.training_vectors(
-                session.store(),
-                images.name,
-                images.split,
-                names_in(o["teachers"]),
-                o["whitening"],
-                recipe.distill.space,
-            )
-        sources = steps.stored_sources(session, vectors, names_in(o["teachers"]))
-        proof = steps.prove(session, images, vectors, sources, recipe, count=o["steps"], samples=o["samples"])
-        print_result(o, proof.as_json(), text.proof_text)
-        if proof.problems:
-            sys.exit(1)
+
+
+def _prove(o: dict[str, Any]) -> None:
+    from cgd.pipeline import steps, text
+    from cgd.stages import select
+
+    recipe, session = recipe_of(o), session_of(o)
+    images = session.workspace.images(o["dataset"], o["name"])
+    vectors = select.training_vectors(
+        session.store(),
+        images.name,
+        images.split,
+        names_in(o["teachers"]) if not o["on_demo"] else (),
+        o["whitening"],
+        recipe.distill.space,
+    )
+    sources = steps.stored_sources(session, vectors, names_in(o["teachers"]))
+    proof = steps.prove(session, images, vectors, sources, recipe, count=o["steps"], samples=o["samples"])
+    print_result(o, proof.as_json(), text.proof_text)
+    if proof.problems:
+        sys.exit(1)

@@ -20,24 +20,26 @@ VERSION = 2  # rises when the same options draw other pixels
 _VIEWS = {"easy": 4, "hard": 3, "junk": 1}  # gallery images of one landmark
 
 
-def draw_landmarks(folder: Path, *, labels: int = 40, seed: int = 0, images: int = 6, distractors: int = 100) -> Path:
+def draw_landmarks(
+    folder: Path, *, labels: int = 40, seed: int = 0, images: int = 6, distractors: int = 100, searched: int = 0
+) -> Path:
     """Draw a data set into `folder` (unless it is there) and return it.
 
-    `labels` landmarks for training with `images` views each; half as many others, each with one query and eight
-    gallery views (4 easy, 3 hard, 1 junk); and `distractors` images of buildings that appear nowhere else. Holds
-    `manifest.csv` (splits train, query, gallery, distractors), `gnd.json` and `images/`.
+    `labels` landmarks for training with `images` views each; `searched` others (0: half as many), each with one query
+    and eight gallery views (4 easy, 3 hard, 1 junk); and `distractors` images of buildings that appear nowhere else.
+    Holds `manifest.csv` (splits train, query, gallery, distractors), `gnd.json` and `images/`.
     """
-    if labels < 2 or images < 2 or distractors < 0 or seed < 0:
+    if labels < 2 or images < 2 or min(distractors, seed, searched) < 0:
         raise InputError(
-            "drawn landmarks need at least 2 labels and 2 images each, and no negative distractors or seed; "
-            f"got labels={labels}, images={images}, distractors={distractors}, seed={seed}."
+            f"drawn landmarks need at least 2 labels and 2 images each, and nothing negative; got labels={labels}, "
+            f"images={images}, distractors={distractors}, searched={searched}, seed={seed}."
         )
     if (folder / "manifest.csv").is_file():
         return folder
     part = folder.with_name(f"{folder.name}.part-{os.getpid()}-{secrets.token_hex(4)}")
     (part / "images").mkdir(parents=True)
     try:
-        _draw_all(part, labels, seed, images, distractors)
+        _draw_all(part, labels, seed, images, distractors, searched or max(2, labels // 2))
         try:
             part.rename(folder)
         except OSError:  # somebody else drew the same at the same time
@@ -48,13 +50,12 @@ def draw_landmarks(folder: Path, *, labels: int = 40, seed: int = 0, images: int
     return folder
 
 
-def _draw_all(folder: Path, labels: int, seed: int, images: int, distractors: int) -> None:
+def _draw_all(folder: Path, labels: int, seed: int, images: int, distractors: int, others: int) -> None:
     rows: list[tuple[str, str, str, str]] = []
     gnd: list[dict[str, object]] = []
     gallery: list[str] = []
     queries: list[str] = []
 
-    others = max(2, labels // 2)
     bar = progress(labels * images + others * (1 + sum(_VIEWS.values())) + distractors, "drawing")
 
     def draw(name: str, label: int, split: str, difficulty: str, number: int) -> tuple[str, list[float]]:

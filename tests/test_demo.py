@@ -1,0 +1,93 @@
+"""The demonstration on few buildings: its commands, its second run, what it prints, and the quickstart's Python."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cgd.cli import cli
+from cgd.pipeline import demo
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/quickstart.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    """Few buildings, one crop, two epochs: a minute less of everything."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"LABELS": 8, "SEARCHED": 4, "DISTRACTORS": 6, "DIM": 16}.items():
+            patch.setattr(demo, name, value)
+        patch.setattr(demo, "TRAINING", {**demo.TRAINING, "batch_pairs": 8, "image_size": 64})
+        patch.setattr(demo, "EPOCHS", {"whiten-mtd": 2, "cgd": 1})
+        patch.setattr(demo, "CODEBOOK", {**demo.CODEBOOK, "positions": 8, "bits": 3})
+        yield
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(cli, [*arguments, "--device", "cpu", "--workers", "1"])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "here"
+    return folder, run("demo", "--out", str(folder))
+
+
+def test_it_ends_with_a_table_and_a_page(done):
+    folder, result = done
+    assert result.exit_code == 0, result.output
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    for number, step in enumerate(demo.commands(), 1):
+        assert f"{number}/{len(demo.commands())}  {step.why}" in result.output
+    for row in ("pixels", "drawn-resnet", "ensemble", "student before", "student after"):
+        assert row in result.output
+
+
+def test_nothing_is_wider_than_a_terminal_and_there_are_no_bars_without_one(done):
+    folder, result = done
+    lines = [line for line in result.output.splitlines() if str(folder) not in line]
+    assert [line for line in lines if len(line) > 80] == []
+    shown = [line for seed in (0, 12345) for step in demo.commands(seed) for line in step.shown().splitlines()]
+    assert max(map(len, shown)) <= 75  # and five blanks before it
+    assert "\r" not in result.output
+    assert "%|" not in result.output
+
+
+def test_the_second_run_does_nothing_and_gives_the_same_figures(done):
+    folder, _ = done
+    before = sorted((p, p.stat().st_mtime_ns) for p in (folder / "features.zarr").rglob("*.json"))
+    first, second = (json.loads(run("demo", "--out", str(folder), "--json").stdout) for _ in range(2))
+    assert sorted((p, p.stat().st_mtime_ns) for p in (folder / "features.zarr").rglob("*.json")) == before
+    figures = [[(row["model"], row["mAP"], row["mAP_with_distractors"]) for row in r["rows"]] for r in (first, second)]
+    assert figures[0] == figures[1]
+
+
+def test_what_is_shown_is_what_is_run():
+    for step in demo.commands(3):
+        assert shlex.split(step.shown().replace("\\\n", " ")) == ["cgd", *step.command]
+
+
+def test_the_commands_shown_are_those_of_the_quickstart():
+    text = (ROOT / "docs/quickstart.md").read_text()
+    for step in demo.commands():
+        assert f"cgd {step.command[0]} " in text
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_the_quickstarts_python_runs_in_the_folder(done, block, monkeypatch, capsys):
+    monkeypatch.chdir(done[0])
+    exec(compile(block, "quickstart.md", "exec"), {})
+    assert capsys.readouterr().out
+    assert len(block.strip().splitlines()) <= 12
+
+
+def test_the_weights_that_come_with_the_package_are_small_and_plain():
+    files = sorted(demo.TRAINED.iterdir())
+    assert {f.name for f in files} == {f"{name}.safetensors" for name in (*demo.TEACHERS.split(","), "drawn-start")}
+    assert sum(f.stat().st_size for f in files) < 3_000_000

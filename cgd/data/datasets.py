@@ -77,7 +77,8 @@ def label_truth(gallery: ImageList, queries: ImageList, leave_one_out: bool) -> 
     """Positives are the gallery images of the query's label; the query itself is junk in leave-one-out."""
     if gallery.labels is None or queries.labels is None:
         raise InputError(
-            f"{gallery.title} has no labels and no ground truth beside it, so nothing can be scored on it."
+            f"{gallery.title} has no labels and no ground truth beside it, so nothing can be scored on it: put the "
+            "images into a sub-folder per label; `cgd search` needs none."
         )
     rows: dict[str, list[int]] = {}
     for row, label in enumerate(gallery.labels):

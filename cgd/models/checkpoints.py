@@ -29,6 +29,7 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
+SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin")  # that weights files are found by
 HEADER = "cgd"  # one key of the safetensors header holds all we write there: several would come in random order
 
 
@@ -77,6 +78,12 @@ def locate(name: str, digest: str | None, folder: Path | None, hint: str = "") -
             f"{path} has the SHA-256 {found}, the recipe was made with {digest}: get the file of the recipe."
         )
     return WeightsFile(name, found, path)
+
+
+def with_digest(digest: str, folder: Path | None) -> Path | None:
+    """The weights file in `folder` that has this SHA-256, whatever it is called."""
+    files = sorted(folder.iterdir()) if folder and folder.is_dir() else []
+    return next((path for path in files if path.suffix in SUFFIXES and file_digest(path) == digest), None)
 
 
 def file_digest(path: Path) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from cgd import registry
 from cgd.errors import InputError
-from cgd.models.checkpoints import WeightsFile, file_digest, fill, locate
+from cgd.models.checkpoints import WeightsFile, file_digest, fill, locate, with_digest
 from cgd.models.encoder import Encoder, EncoderSource
 from cgd.models.published import TEACHERS, imported_name, publication_of
 from cgd.registry import Found, Spec
@@ -37,8 +37,9 @@ def teacher(text: str, weights_folder: Path | None) -> EncoderSource:
         raise InputError(f"'{text}': a teacher's function has a keyword parameter 'weights', the name of its file.")
     options, overrides = _split(found, spec, text)
     file = options.pop("weights", parameter.default)
-    if not file and DIGEST in spec.options:
-        file = f"with SHA-256 {spec.options[DIGEST]}"  # its name is not known, and not needed until it is read
+    if not file and DIGEST in spec.options:  # as a store names it, which knows no file names
+        found_file = with_digest(spec.options[DIGEST], weights_folder)
+        file = found_file.name if found_file else f"with SHA-256 {spec.options[DIGEST]}"  # not needed until it is read
     if not file:
         raise InputError(f"'{text}' needs weights: name a file with ?weights=FILE, or ask for ?weights=random.")
     digest, hint = spec.options.get(DIGEST), _how_to_import(found.function, spec.name, file)

@@ -13,6 +13,7 @@ from cgd.registry import Spec
 from cgd.store.artifact import Artifact
 from cgd.store.feature_store import Entry, FeatureStore
 from cgd.store.keys import canonical
+from cgd.store.layout import WEIGHTS
 from cgd.types import InputSpec, Key, title_of
 
 
@@ -61,9 +62,10 @@ def fits(teacher: str, entry: Entry) -> bool:
 def teachers_of(
     store: FeatureStore, dataset: str, split: str | None, teachers: Sequence[str]
 ) -> dict[str, dict[str, Key]]:
-    """Embeddings by label and view of the `teachers` named, in that order, or of all there are."""
+    """Embeddings by label and view of the `teachers` named, in that order, or of all there are but students'."""
     if not teachers:
-        return embeddings_of(store, dataset, split)
+        found = embeddings_of(store, dataset, split)
+        return {label: views for label, views in found.items() if not _is_students(store, next(iter(views.values())))}
     chosen: dict[str, dict[str, Key]] = {}
     for teacher in teachers:
         found = embeddings_of(store, dataset, split, teacher)
@@ -74,6 +76,13 @@ def teachers_of(
             found = {exact: found[exact]}
         chosen |= found
     return chosen
+
+
+def _is_students(store: FeatureStore, embeddings: Key) -> bool:
+    """Whether a student made them, before or after its training: what was scored on these images teaches nobody."""
+    encoder = store.get(embeddings).settings["encoder"]
+    trained = (store.get(e.key).digest(WEIGHTS) for e in store.entries("students") if e.sealed)
+    return "seed" in encoder or encoder["weights"] in trained
 
 
 def _label(teacher: str) -> str:
@@ -134,7 +143,10 @@ def whitened_of(
     title = title_of(dataset, split)
     for label, views in chosen.items():
         if not views:
-            raise MissingError(f"{title} is not whitened for {label}: run `cgd fit-whitening --dataset {title}` first.")
+            raise MissingError(
+                f"{title} is not whitened for {label}: run `cgd fit-whitening --dataset {title}` first, or name the "
+                "teachers to use with --teachers."
+            )
     return chosen
 
 

@@ -103,6 +103,10 @@ class Artifact:
             raise MissingError(f"{self.key} has no file {path}; it has {', '.join(sorted(self._digests))}.")
         return self.raw(path)
 
+    def digest(self, path: str) -> str:
+        """SHA-256 of a file, as sealed."""
+        return self._digests[path]
+
     @property
     def blobs(self) -> list[str]:
         """Files that are no arrays."""

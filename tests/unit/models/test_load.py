@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from cgd import registry
 from cgd.errors import InputError, WeightsError
-from cgd.models.checkpoints import WeightsFile
+from cgd.models.checkpoints import WeightsFile, file_digest
 from cgd.models.encoder import Encoder
 from cgd.models.load import STUDENTS, TEACHERS, pinned, student, teacher, trained_student
 
@@ -299,3 +299,17 @@ def test_one_network_has_one_name_however_it_is_typed() -> None:
     assert {s.label for s in sources} == {"mobilenet-v1-width-0.25"}
     assert all(s.identity == sources[0].identity for s in sources)
     assert teacher("mobilenet-v1?width=1&weights=random", None).label == "mobilenet-v1"
+
+
+def test_weights_known_by_their_digest_alone_are_found_under_any_name(tmp_path: Path) -> None:
+    network = teacher("mobilenet-v1?width=0.25&weights=random", None).build().network.trunk.network
+    save_file(network.state_dict(), tmp_path / "whatever.safetensors")
+    save_file({"other": torch.zeros(1)}, tmp_path / "a.safetensors")
+    digest = file_digest(tmp_path / "whatever.safetensors")
+    found = teacher(f"mobilenet-v1?width=0.25&sha256={digest}", tmp_path)
+    assert found.weights is not None
+    assert found.weights.path == tmp_path / "whatever.safetensors"
+    found.build()
+    absent = teacher(f"mobilenet-v1?width=0.25&sha256={'0' * 64}", tmp_path).weights
+    assert absent is not None
+    assert absent.path is None

@@ -21,9 +21,10 @@ from cgd.data.images import read_image
 from cgd.data.transforms import full_pixels
 from cgd.errors import CgdError, InputError, MissingError, StoreError
 from cgd.models import export
-from cgd.pipeline import steps, students
+from cgd.pipeline import scoring, steps, students
 from cgd.pipeline.steps import Session
 from cgd.retrieval.vectors import combine_scales, l2
+from cgd.stages import select
 from cgd.store.feature_store import FeatureStore
 
 STUDENT = "timm:test_resnet?dim=32&resize=longest&filter=bicubic&size=64"
@@ -244,3 +245,14 @@ def test_the_commands_print_one_object_and_nothing_else(place: Place, tmp_path: 
     unknown = CliRunner().invoke(cli, ["students", "export", str(place.folder), "--format", "tflite"])
     assert unknown.exit_code == 2
     assert "'tflite' is not one of" in unknown.stderr
+
+
+def test_students_scored_on_the_training_images_are_no_teachers(
+    drawn: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    session, recipe, images = train(tmp_path, drawn, tiny_recipe)
+    before = select.teachers_of(session.store(), "lm", "train", ())
+    for source in (steps.load_student(session, str(tmp_path / "student")), steps.student_source(session, recipe)):
+        scoring.embed(session, images, [source], "fixed", recipe.extract)
+    assert len(select.embeddings_of(session.store(), "lm", "train")) == len(before) + 2
+    assert select.teachers_of(session.store(), "lm", "train", ()) == before

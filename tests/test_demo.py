@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
-from cgd.cli import cli
+from cgd.cli import cli, demonstrations
 from cgd.pipeline import demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +37,7 @@ def run(*arguments: str):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
+    torch.set_num_threads(1)  # sums in one order, as in the tests
     folder = tmp_path_factory.mktemp("demo") / "here"
     return folder, run("demo", "--out", str(folder))
 
@@ -91,3 +94,27 @@ def test_the_weights_that_come_with_the_package_are_small_and_plain():
     files = sorted(demo.TRAINED.iterdir())
     assert {f.name for f in files} == {f"{name}.safetensors" for name in (*demo.TEACHERS.split(","), "drawn-start")}
     assert sum(f.stat().st_size for f in files) < 3_000_000
+
+
+def test_interrupted_it_says_that_it_continues_and_does(done, tmp_path, monkeypatch):
+    folder, whole = done
+    shutil.copytree(folder / ".cgd", tmp_path / "again/.cgd")  # drawn already
+    command = demonstrations._run
+    calls = []
+
+    def interrupted(o, step):
+        calls.append(step)
+        if len(calls) % 3 == 0:
+            raise KeyboardInterrupt
+        return command(o, step)
+
+    monkeypatch.setattr(demonstrations, "_run", interrupted)
+    first = run("demo", "--out", str(tmp_path / "again"))
+    assert first.exit_code == 1
+    assert "the same command continues" in first.output
+    monkeypatch.setattr(demonstrations, "_run", command)
+    second = run("demo", "--out", str(tmp_path / "again"))
+    assert second.exit_code == 0, second.output
+    scores = [re.findall(r"mAP x 100: [^(]*", each.output) for each in (whole, second)]
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 3

@@ -104,15 +104,12 @@ def prove(**o: Any) -> None:
             return
         folder = o["out"] or Path("demo")
         demonstration.prepare(folder)
-        shared = {**o, "out": folder, "debug": o["debug"], "as_json": True, "quiet": o["quiet"]}
         for step in demonstration.commands()[:2]:
-            _run(shared, step)
+            _run({**o, "out": folder}, step)
         settings = (*demonstration.training(0), f"distill.student={demonstration.NETWORK}0", *o["settings"])
-        dataset, weights = f"{demonstration.DATA}@train", Path("weights")
+        given = {"dataset": f"{demonstration.DATA}@train", "weights": Path("weights"), "settings": settings}
         with contextlib.chdir(folder):
-            _prove(
-                {**o, "dataset": dataset, "teachers": demonstration.TEACHERS, "weights": weights, "settings": settings}
-            )
+            _prove({**o, **given, "teachers": demonstration.TEACHERS, "store_url": "./features.zarr"})
 
 
 def _prove(o: dict[str, Any]) -> None:

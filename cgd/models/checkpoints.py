@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import re
 import struct
@@ -83,7 +84,8 @@ def locate(name: str, digest: str | None, folder: Path | None, hint: str = "") -
 def with_digest(digest: str, folder: Path | None) -> Path | None:
     """The weights file in `folder` that has this SHA-256, whatever it is called."""
     files = sorted(folder.iterdir()) if folder and folder.is_dir() else []
-    return next((path for path in files if path.suffix in SUFFIXES and file_digest(path) == digest), None)
+    readable = (p for p in files if p.suffix in SUFFIXES and p.is_file() and os.access(p, os.R_OK))
+    return next((path for path in readable if file_digest(path) == digest), None)
 
 
 def file_digest(path: Path) -> str:

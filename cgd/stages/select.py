@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cgd.data.views import FIXED
-from cgd.errors import InputError, MissingError
+from cgd.errors import CgdError, InputError, MissingError
 from cgd.registry import Spec
 from cgd.store.artifact import Artifact
 from cgd.store.feature_store import Entry, FeatureStore
@@ -64,8 +65,16 @@ def teachers_of(
 ) -> dict[str, dict[str, Key]]:
     """Embeddings by label and view of the `teachers` named, in that order, or of all there are but students'."""
     if not teachers:
-        found = embeddings_of(store, dataset, split)
-        return {label: views for label, views in found.items() if not _is_students(store, next(iter(views.values())))}
+        found, trained = embeddings_of(store, dataset, split), _weights_of_students(store)
+        encoders = {label: store.get(next(iter(views.values()))).settings["encoder"] for label, views in found.items()}
+        left = {k: v for k, v in found.items() if "seed" not in encoders[k] and encoders[k]["weights"] not in trained}
+        if not left:  # what students were scored on teaches nobody
+            title = title_of(dataset, split)
+            raise MissingError(
+                f"the store {store.files.url} has embeddings of {title} by students only: run "
+                f"`cgd extract-teachers --dataset {title} --teachers …` first."
+            )
+        return left
     chosen: dict[str, dict[str, Key]] = {}
     for teacher in teachers:
         found = embeddings_of(store, dataset, split, teacher)
@@ -78,11 +87,13 @@ def teachers_of(
     return chosen
 
 
-def _is_students(store: FeatureStore, embeddings: Key) -> bool:
-    """Whether a student made them, before or after its training: what was scored on these images teaches nobody."""
-    encoder = store.get(embeddings).settings["encoder"]
-    trained = (store.get(e.key).digest(WEIGHTS) for e in store.entries("students") if e.sealed)
-    return "seed" in encoder or encoder["weights"] in trained
+def _weights_of_students(store: FeatureStore) -> set[str]:
+    """SHA-256 of the weights of every student here; a damaged one is nobody's concern but its own."""
+    found = set()
+    for entry in store.entries("students"):
+        with suppress(CgdError):
+            found |= {store.get(entry.key).digest(WEIGHTS)} if entry.sealed else set()
+    return found
 
 
 def _label(teacher: str) -> str:

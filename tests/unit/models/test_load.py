@@ -305,6 +305,7 @@ def test_weights_known_by_their_digest_alone_are_found_under_any_name(tmp_path: 
     network = teacher("mobilenet-v1?width=0.25&weights=random", None).build().network.trunk.network
     save_file(network.state_dict(), tmp_path / "whatever.safetensors")
     save_file({"other": torch.zeros(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "folder.pt").mkdir()
     digest = file_digest(tmp_path / "whatever.safetensors")
     found = teacher(f"mobilenet-v1?width=0.25&sha256={digest}", tmp_path)
     assert found.weights is not None

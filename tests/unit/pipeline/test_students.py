@@ -256,3 +256,16 @@ def test_students_scored_on_the_training_images_are_no_teachers(
         scoring.embed(session, images, [source], "fixed", recipe.extract)
     assert len(select.embeddings_of(session.store(), "lm", "train")) == len(before) + 2
     assert select.teachers_of(session.store(), "lm", "train", ()) == before
+    student = session.store().files.root / str(next(session.store().entries("students")).key)
+    (student / "zarr.json").write_text("{}")
+    assert len(select.teachers_of(session.store(), "lm", "train", ())) >= len(before), "a damaged student stops nobody"
+
+
+def test_images_that_only_students_were_scored_on_have_no_teachers(
+    drawn: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    session, recipe, _ = train(tmp_path, drawn, tiny_recipe)
+    gallery = session.workspace.images("lm@gallery")
+    scoring.embed(session, gallery, [steps.load_student(session, str(tmp_path / "student"))], "fixed", recipe.extract)
+    with pytest.raises(MissingError, match=r"by students only: run `cgd extract-teachers --dataset lm@gallery"):
+        select.teachers_of(session.store(), "lm", "gallery", ())

@@ -118,3 +118,10 @@ def test_interrupted_it_says_that_it_continues_and_does(done, tmp_path, monkeypa
     scores = [re.findall(r"mAP x 100: [^(]*", each.output) for each in (whole, second)]
     assert scores[0] == scores[1]
     assert len(scores[0]) == 3
+
+
+def test_the_proof_on_it_uses_its_own_store(done, tmp_path, monkeypatch):
+    monkeypatch.setenv("CGD_STORE", str(tmp_path / "another.zarr"))
+    result = run("prove", "--demo", "--out", str(done[0]), "--steps", "1", "--samples", "4")
+    assert "4 images and views, live teachers against the store" in result.output, result.output
+    assert not (tmp_path / "another.zarr").exists()

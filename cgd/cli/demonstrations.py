@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @options("device", "workers")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the buildings and the student.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the buildings and the students; every seed wants an --out of its own.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -35,6 +41,7 @@ def demo(**o: Any) -> None:
 
     \b
     cgd demo --out demo
+    cgd demo --seed 1 --out demo-1
     """
     from cgd.pipeline import demo as demonstration
     from cgd.pipeline.report import report_text

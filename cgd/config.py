@@ -97,6 +97,7 @@ class DistillConfig:
     crops: int = field(default=0, metadata={"neutral": 0})  # train on the first so many stored crops; 0 = all
     epochs: int = 200
     batch_pairs: int = 256  # global; images where a method looks at single ones
+    images_per_class: int = field(default=8, metadata={"neutral": 8})  # where a method's batches are of a few classes
     image_size: int = 512
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-6  # cosine, stepped every iteration
@@ -114,6 +115,7 @@ class DistillConfig:
         _range("distill.crops", self.crops, 0)
         _range("distill.epochs", self.epochs, 1)
         _range("distill.batch_pairs", self.batch_pairs, 2)
+        _range("distill.images_per_class", self.images_per_class, 1)
         _range("distill.image_size", self.image_size, 1)
         _range("distill.learning_rate", self.learning_rate, 0, open_low=True)
         _range("distill.final_learning_rate", self.final_learning_rate, 0)

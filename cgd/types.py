@@ -182,10 +182,14 @@ class Codebook:
 
 @dataclass(frozen=True)
 class Batch:
-    """One global batch: `rows` (B, V) int64 of the image list, `views` (B, V) int64 view numbers; V is 1 or 2."""
+    """One global batch: `rows` (B, V) int64 of the image list, `views` (B, V) int64 view numbers; V is 1 or 2.
+
+    Where a method asks for them, `labels` (B, V) int64 number the images' labels in their order; -1 is of none.
+    """
 
     rows: NDArray[np.int64]
     views: NDArray[np.int64]
+    labels: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

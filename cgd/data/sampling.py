@@ -9,6 +9,8 @@ import numpy as np
 from cgd.errors import InputError
 from cgd.types import Batch
 
+CLASS_SEPARATOR = "|"  # in the label of an image of several classes
+
 
 def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
     """The generator of one epoch's plan and random targets."""
@@ -65,6 +67,61 @@ def single_images(
     for chosen in _cut(order, batch):
         rows = chosen[:, None].astype(np.int64)
         yield Batch(rows, generator.choice(np.asarray(views, np.int64), rows.shape))
+
+
+def class_batches(
+    labels: np.ndarray,
+    usable: np.ndarray,
+    views: Sequence[int],
+    batch: int,
+    per_class: int,
+    generator: np.random.Generator,
+) -> Iterator[Batch]:
+    """Every class once, `per_class` images of it in a row, under views drawn for them (methods.md 3.3).
+
+    `labels` (N,) are numbers, -1 of none. A class with fewer images gives some of them twice. What is left of the
+    classes after the last whole batch is not seen in this epoch.
+    """
+    known = np.flatnonzero(usable & (labels >= 0))
+    members = [known[labels[known] == number] for number in np.unique(labels[known])]
+    at_once = batch // per_class
+    if batch % per_class or at_once < 2:
+        raise InputError(
+            f"distill.batch_pairs={batch} holds no two classes of distill.images_per_class={per_class} images: "
+            f"set it to a multiple of {per_class}, at least {2 * per_class}."
+        )
+    if len(members) < at_once:
+        raise InputError(
+            f"batches of {at_once} classes need as many, and there are {len(members)}: "
+            f"set distill.batch_pairs to at most {len(members) * per_class}."
+        )
+    order = generator.permutation(len(members))
+    for start in range(0, len(order) - at_once + 1, at_once):
+        chosen = [
+            generator.choice(members[i], per_class, replace=len(members[i]) < per_class)
+            for i in order[start : start + at_once]
+        ]
+        rows = np.concatenate(chosen)[:, None].astype(np.int64)
+        yield Batch(rows, generator.choice(np.asarray(views, np.int64), rows.shape))
+
+
+def label_numbers(labels: Sequence[str]) -> np.ndarray:
+    """(N,) int64: each label's place among the distinct ones in order; -1 for an empty one."""
+    names, numbers = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
+    return (numbers - (1 if len(names) and not names[0] else 0)).astype(np.int64)
+
+
+def label_classes(labels: Sequence[str]) -> np.ndarray:
+    """(L, C) bool: which of the C classes each distinct label names, in the order of `label_numbers`.
+
+    A label of several classes has `|` between them.
+    """
+    parts = [label.split(CLASS_SEPARATOR) for label in sorted(set(labels) - {""})]
+    names = {name: column for column, name in enumerate(sorted({n for p in parts for n in p}))}
+    table = np.zeros((len(parts), len(names)), bool)
+    for row, named in enumerate(parts):
+        table[row, [names[n] for n in named]] = True
+    return table
 
 
 def _cut(order: np.ndarray, batch: int) -> Iterator[np.ndarray]:

@@ -23,16 +23,25 @@ Fusion = Callable[[np.ndarray, np.random.Generator], Any]
 class Needs:
     """What a method asks for.
 
-    `fusion` is the kind it combines teachers with, if it does (see `cgd.fusion`); `images_per_row` says whether a
-    batch is of pairs (of images, or of views of one) or of single images; `codebook` is whether one is fitted on the
-    fused vectors before training; `width` is whether the student must be as wide as the teachers' vectors.
+    A batch is of `pairs` (of images, or of views of one), of single `images`, or of single images of a few `classes`,
+    several of each. `fusion` is the kind it combines teachers with, if it does (see `cgd.fusion`); `codebook` is
+    whether one is fitted on the fused vectors before training; `width` is whether the student must be as wide as the
+    teachers' vectors; `labels` is whether the target is made with the batch's labels; `classes` is whether the method
+    is made with a table of the classes that each label names.
     """
 
-    images_per_row: Literal[1, 2]
+    batches: Literal["pairs", "images", "classes"]
     fusion: Literal["similarities", "vectors"] | None = None
     teachers: bool = True
     codebook: bool = False
     width: bool = False
+    labels: bool = False
+    classes: bool = False
+
+    @property
+    def images_per_row(self) -> int:
+        """Images, or views of one, in a row of a batch."""
+        return 2 if self.batches == "pairs" else 1
 
 
 class Method(Protocol):

@@ -27,7 +27,7 @@ class Cgd:
     config: CgdConfig
     fusion: Fusion
     codebook: Codebook
-    needs = Needs(images_per_row=1, fusion="vectors", codebook=True, width=True)
+    needs = Needs(batches="images", fusion="vectors", codebook=True, width=True)
     tells = ("weights", "rho")
 
     def target(self, teachers: Sequence[np.ndarray], batch: Batch, generator: np.random.Generator) -> Target:

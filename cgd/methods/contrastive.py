@@ -26,7 +26,7 @@ class Contrastive:
     config: ContrastiveConfig
     fusion: Fusion
     codebook: None = None
-    needs = Needs(images_per_row=2, teachers=False)
+    needs = Needs(batches="pairs", teachers=False)
     tells = ()
 
     def target(self, teachers: Sequence[np.ndarray], batch: Batch, generator: np.random.Generator) -> Target:

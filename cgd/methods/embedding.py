@@ -28,7 +28,7 @@ class Embedding:
     config: EmbeddingConfig
     fusion: Fusion
     codebook: None = None
-    needs = Needs(images_per_row=2, width=True)
+    needs = Needs(batches="pairs", width=True)
     tells = ()
 
     def target(self, teachers: Sequence[np.ndarray], batch: Batch, generator: np.random.Generator) -> Target:

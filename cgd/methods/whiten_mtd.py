@@ -27,7 +27,7 @@ class WhitenMtd:
     config: WhitenMtdConfig
     fusion: Fusion
     codebook: None = None
-    needs = Needs(images_per_row=2, fusion="similarities")
+    needs = Needs(batches="pairs", fusion="similarities")
     tells = ("strongest",)
 
     def target(self, teachers: Sequence[np.ndarray], batch: Batch, generator: np.random.Generator) -> Target:

@@ -166,14 +166,19 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
     config, images = job.config, job.images
     numbers, keys = _views_used(job.teachers, config)
     needs = make_method(config.method, job.method_config, config.fusion).needs
-    by_label = needs.images_per_row == 2 and config.positives == "label"
-    if needs.images_per_row == 2 and not by_label and len(numbers) == 1:
+    by_label = needs.batches == "pairs" and config.positives == "label"
+    if needs.batches == "pairs" and not by_label and len(numbers) == 1:
         log.warning(
             "training on one view: every image is paired with itself under that view, so the teachers tell of "
             "similarities between different images only; train on two stored crops or more for pairs of two views."
         )
     if by_label and images.labels is None:
         raise InputError(f"{images.title} has no labels to pair images by: use --set distill.positives=image.")
+    if needs.labels and images.labels is None:
+        raise InputError(
+            f"the method {config.method} trains with labels, and {images.title} has none: put the images into a "
+            "sub-folder per label, or choose a method without (docs/methods.md)."
+        )
     for key in (k for ks in keys for k in ks):
         if job.store.get(key).settings["ids"] != ids_digest(images):
             raise InputError(f"{key} holds other images than {images.title}: extract and whiten these first.")
@@ -199,7 +204,7 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
         store=job.store.addresses,
         teachers=tuple(keys),
         views=numbers,
-        labels=images.labels if by_label else None,
+        labels=images.labels if by_label or needs.labels else None,
         method=config.method,
         method_config=job.method_config,
         fusion=config.fusion,
@@ -207,6 +212,7 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
         seed=config.seed,
         codebook=codebook,
         withheld=withheld.rows,
+        images_per_class=config.images_per_class,
     )
     return plan, withheld
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import shutil
@@ -20,7 +21,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from cgd import registry
-from cgd.data.sampling import epoch_generator, image_pairs, label_pairs, single_images
+from cgd.data.sampling import (
+    class_batches,
+    epoch_generator,
+    image_pairs,
+    label_classes,
+    label_numbers,
+    label_pairs,
+    single_images,
+)
 from cgd.errors import InputError, StoreError
 from cgd.methods import Method
 from cgd.retrieval.vectors import combine_scales, to_single
@@ -36,7 +45,8 @@ class TargetPlan:
     """All that determines every epoch's batches and targets; small enough to send to another process.
 
     `teachers` holds, per teacher, the key of its vectors for each number in `views`: whitened, or embeddings as they
-    came. `labels` are there where pairs are of images with one label. `withheld` are rows not to train on.
+    came. `labels` are there where pairs are of images with one label, or where the method asks for them. `withheld`
+    are rows not to train on.
     """
 
     store: tuple[str, ...]
@@ -50,14 +60,20 @@ class TargetPlan:
     seed: int
     codebook: Key | None = None
     withheld: tuple[int, ...] = ()
+    images_per_class: int = 8
 
     def open_store(self) -> FeatureStore:
         """The store of the URL `store` begins with, the others behind it."""
         return FeatureStore.open(self.store[0], upstream=self.store[1:])
 
 
-def make_method(name: str, config: Any, fusion: str, codebook: Codebook | None = None) -> Method:
-    """The method called `name` with its settings, its fusion (of the kind it takes), and its codebook if it has one."""
+def make_method(
+    name: str, config: Any, fusion: str, codebook: Codebook | None = None, labels: Sequence[str] = ()
+) -> Method:
+    """The method called `name` with its settings and its fusion, of the kind it takes.
+
+    `codebook` and `labels`, of all images, are for those that need them.
+    """
     kind = registry.find("cgd.methods", name)
     combine = registry.find("cgd.fusion", fusion)
     wanted = kind.needs.fusion
@@ -65,13 +81,15 @@ def make_method(name: str, config: Any, fusion: str, codebook: Codebook | None =
         fitting = [n for n in registry.names("cgd.fusion") if registry.find("cgd.fusion", n).combines == wanted]
         raise InputError(f"the method {name} combines {wanted}, '{fusion}' does not: use {' or '.join(fitting)}.")
     method: Method = kind(config, combine, codebook)
+    if kind.needs.classes:
+        method = dataclasses.replace(method, classes=label_classes(labels))  # type: ignore[type-var]
     return method
 
 
 def method_of(plan: TargetPlan) -> Method:
     """The plan's method, with its codebook read from the store."""
     codebook = None if plan.codebook is None else read_codebook(plan.open_store(), plan.codebook)
-    return make_method(plan.method, plan.method_config, plan.fusion, codebook)
+    return make_method(plan.method, plan.method_config, plan.fusion, codebook, plan.labels or ())
 
 
 def read_codebook(store: FeatureStore, key: Key) -> Codebook:
@@ -81,15 +99,25 @@ def read_codebook(store: FeatureStore, key: Key) -> Codebook:
 
 
 def epoch_batches(plan: TargetPlan, epoch: int) -> list[Batch]:
-    """The batches of an epoch: single images, pairs by label where the plan has labels, or two views of an image."""
+    """The batches of an epoch, of what the method asks for; pairs are by label where the plan has labels."""
     generator = epoch_generator(plan.seed, epoch)
     usable = usable_rows(plan.open_store(), plan.teachers)
     usable[list(plan.withheld)] = False
-    if registry.find("cgd.methods", plan.method).needs.images_per_row == 1:
-        return list(single_images(usable, plan.views, plan.batch_pairs, generator))
-    if plan.labels is not None:
-        return list(label_pairs(plan.labels, usable, plan.views, plan.batch_pairs, generator))
-    return list(image_pairs(usable, plan.views, plan.batch_pairs, generator))
+    needs = registry.find("cgd.methods", plan.method).needs
+    drawn = usable, plan.views, plan.batch_pairs
+    numbers = label_numbers(plan.labels) if needs.labels and plan.labels is not None else None
+    if needs.batches == "classes":
+        assert numbers is not None, "who draws by class asks for labels"
+        batches = class_batches(numbers, *drawn, plan.images_per_class, generator)
+    elif needs.batches == "images":
+        batches = single_images(*drawn, generator)
+    elif plan.labels is not None:
+        batches = label_pairs(plan.labels, *drawn, generator)
+    else:
+        batches = image_pairs(*drawn, generator)
+    if numbers is None:
+        return list(batches)
+    return [dataclasses.replace(batch, labels=numbers[batch.rows]) for batch in batches]
 
 
 def epoch_targets(plan: TargetPlan, epoch: int) -> tuple[list[Batch], list[Target]]:

@@ -17,7 +17,7 @@ from cgd.types import Batch, Codebook
 
 NAMES = registry.names("cgd.methods")
 PAIRS = 6
-
+LABELS = ("a", "b", "a|b")  # of an image of two classes the third
 
 WIDTH = 10  # of teachers and student, where a method needs them equal
 
@@ -27,7 +27,7 @@ def method(name: str) -> Method:
     fusion = "cgd-pairwise" if needs.fusion == "vectors" else "max-min"
     anchors = l2(np.random.default_rng(9).standard_normal((5, 4, WIDTH // 5)))
     config = getattr(Recipe(), name.replace("-", "_"))
-    return make_method(name, config, fusion, Codebook(anchors) if needs.codebook else None)
+    return make_method(name, config, fusion, Codebook(anchors) if needs.codebook else None, LABELS)
 
 
 def teachers(name: str, seed: int = 0) -> list[np.ndarray]:
@@ -45,7 +45,8 @@ def students(name: str, seed: int, **options: Any) -> torch.Tensor:
 
 def batch(name: str) -> Batch:
     shape = (PAIRS, registry.find("cgd.methods", name).needs.images_per_row)
-    return Batch(np.arange(np.prod(shape)).reshape(shape), np.ones(shape, np.int64))
+    labels = np.arange(np.prod(shape)).reshape(shape) % len(LABELS)
+    return Batch(np.arange(np.prod(shape)).reshape(shape), np.ones(shape, np.int64), labels)
 
 
 def loss_of(name: str, student: torch.Tensor, seed: int = 0) -> torch.Tensor:

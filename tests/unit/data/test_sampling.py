@@ -5,7 +5,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cgd.data.sampling import epoch_generator, image_pairs, label_pairs, single_images
+from cgd.data.sampling import (
+    class_batches,
+    epoch_generator,
+    image_pairs,
+    label_classes,
+    label_numbers,
+    label_pairs,
+    single_images,
+)
 from cgd.errors import InputError
 from cgd.types import Batch
 
@@ -151,3 +159,49 @@ def test_a_single_view_pairs_an_image_with_itself() -> None:
 def test_two_views_need_two_images() -> None:
     with pytest.raises(InputError, match="two readable images"):
         list(image_pairs(np.array([True, False]), (1, 2), 4, epoch_generator(0, 0)))
+
+
+def by_class(seed: int = 0, epoch: int = 0, batch: int = 8, usable: np.ndarray = ALL) -> list[Batch]:
+    return list(class_batches(label_numbers(LABELS), usable, (1, 2, 5), batch, 4, epoch_generator(seed, epoch)))
+
+
+def test_a_batch_of_classes_has_several_images_of_each_and_every_class_comes_once() -> None:
+    batches = by_class()
+    assert [b.rows.shape for b in batches] == [(8, 1)] * 5  # eleven labels: one is left after the last whole batch
+    seen = [LABELS[row] for b in batches for row in b.rows[::4, 0]]
+    assert len(set(seen)) == len(seen) == 10
+    for b in batches:
+        for of_class in np.split(b.rows[:, 0], 2):
+            names = {LABELS[row] for row in of_class}
+            assert len(names) == 1
+
+    assert same(by_class(), by_class())
+    assert not same(by_class(), by_class(epoch=1))
+
+
+def test_a_class_gives_an_image_twice_only_where_it_has_too_few() -> None:
+    for epoch in range(10):
+        for b in by_class(epoch=epoch):
+            for of_class in np.split(b.rows[:, 0], 2):
+                enough = LABELS.count(LABELS[of_class[0]]) >= 4
+                assert not enough or len(set(of_class.tolist())) == 4
+
+
+def test_images_without_a_label_are_in_no_class() -> None:
+    numbers = label_numbers(["", "b", "a", ""])
+    assert numbers.tolist() == [-1, 1, 0, -1]
+    with pytest.raises(InputError, match="there are 2"):
+        list(class_batches(numbers, np.ones(4, bool), (0,), 6, 2, epoch_generator(0, 0)))
+
+
+def test_batches_that_hold_no_two_classes_are_refused() -> None:
+    with pytest.raises(InputError, match="multiple of 4, at least 8"):
+        by_class(batch=4)
+    with pytest.raises(InputError, match="multiple of 4, at least 8"):
+        by_class(batch=10)
+
+
+def test_a_label_may_name_several_classes() -> None:
+    table = label_classes(["sky|water", "", "tree", "sky", "sky|water"])
+    assert table.tolist() == [[True, False, False], [True, False, True], [False, True, False]]
+    assert label_numbers(["sky|water", "", "tree", "sky"]).tolist() == [1, -1, 2, 0]

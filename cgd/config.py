@@ -103,6 +103,7 @@ class DistillConfig:
     final_learning_rate: float = 1e-6  # cosine, stepped every iteration
     weight_decay: float = 1e-6  # coupled, as Adam has it
     seed: int = 0
+    optimiser: Literal["adam", "rmsprop"] = field(default="adam", metadata={"neutral": "adam"})
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata={"neutral": "fp32"})
     chunk_images: int = field(default=0, metadata={"neutral": 0})  # images per forward pass; 0 = the whole batch
     photometric: Literal["none", "jitter", "video"] = field(default="none", metadata={"neutral": "none"})
@@ -183,6 +184,79 @@ class CgdConfig:
 
 
 @dataclass(frozen=True)
+class AbsoluteTeacherConfig:
+    """Triplets and absolute teacher (methods.md 3.2); the authors' weights per data set are in docs/training.md."""
+
+    weight: float = 1.0  # of the distillation term, lambda in the paper
+    triplet: float = 1.0  # weight of the triplet term; 0 = distillation alone
+    margin: float = 0.0  # of the triplet term, as released
+
+    def __post_init__(self) -> None:
+        _range("absolute-teacher.weight", self.weight, 0)
+        _range("absolute-teacher.triplet", self.triplet, 0)
+        _range("absolute-teacher.margin", self.margin, 0)
+
+
+@dataclass(frozen=True)
+class RelativeTeacherConfig:
+    """Triplets and relative teacher (methods.md 3.2); the authors' weights per data set are in docs/training.md."""
+
+    weight: float = 0.3  # of the distillation term, lambda in the paper; of the Frobenius norm at 32 images
+    triplet: float = 1.0  # weight of the triplet term; 0 = distillation alone
+    margin: float = 0.0  # of the triplet term, as released
+    relative_reduction: Literal["frobenius", "mean_abs_offdiag"] = "frobenius"  # as released, or the mean over pairs
+
+    def __post_init__(self) -> None:
+        _range("relative-teacher.weight", self.weight, 0)
+        _range("relative-teacher.triplet", self.triplet, 0)
+        _range("relative-teacher.margin", self.margin, 0)
+
+
+@dataclass(frozen=True)
+class RankingConfig:
+    """Ranking distillation with interpolated virtual vectors (methods.md 4)."""
+
+    loss: Literal["rank_mse", "rank_listkl", "rank_rkd"] = "rank_mse"  # of cosines, of their softmax, of distances
+    alpha: float = 1.0  # the share of the first of two vectors is drawn from Beta(alpha, alpha); 1 = uniform
+    virtual: int = 0  # virtual vectors per batch; 0 = as many as it has images
+    temperature: float = 0.05  # of rank_listkl
+
+    def __post_init__(self) -> None:
+        _range("ranking.alpha", self.alpha, 0, open_low=True)
+        _range("ranking.virtual", self.virtual, 0)
+        _range("ranking.temperature", self.temperature, 0, open_low=True)
+
+
+@dataclass(frozen=True)
+class FeatureRegressionConfig:
+    """Feature regression (methods.md 5.1) has no settings of its own; it wants `distill.space: raw`."""
+
+
+@dataclass(frozen=True)
+class DchConfig:
+    """Deep Cauchy hashing (methods.md 5.2)."""
+
+    gamma: float = 20.0  # scale of the Cauchy distribution, in bits
+    quantisation: float = 0.1  # weight of the distance from +-1
+
+    def __post_init__(self) -> None:
+        _range("dch.gamma", self.gamma, 0, open_low=True)
+        _range("dch.quantisation", self.quantisation, 0)
+
+
+@dataclass(frozen=True)
+class CsqConfig:
+    """Central similarity quantisation (methods.md 5.3)."""
+
+    quantisation: float = 1e-4  # weight of the distance from +-1
+    seed: int = 0  # of random centres, and of the bits on which an image's classes are divided
+
+    def __post_init__(self) -> None:
+        _range("csq.quantisation", self.quantisation, 0)
+        _range("csq.seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """The protocol of a score; every field stands on its card."""
 
@@ -194,9 +268,13 @@ class EvaluateConfig:
     descriptors: Literal["half", "single"] = "half"  # of gallery and distractors; queries are always single
     index: Literal["exact", "flat", "ivf-pq", "hnsw"] = "exact"
     k: int = 1000  # nearest images looked at by an index that is not exact; positives beyond them are missed
+    # how alike two videos are, from their frames' vectors (methods.md 8.5), and how many of the first frames count
+    video: Literal["cf", "fme", "fmx", "sme", "smx"] = field(default="cf", metadata={"neutral": "cf"})
+    frames: int = field(default=60, metadata={"neutral": 60})  # 0 = all
 
     def __post_init__(self) -> None:
         _range("evaluate.k", self.k, 1)
+        _range("evaluate.frames", self.frames, 0)
 
 
 @dataclass(frozen=True)
@@ -243,6 +321,12 @@ class Recipe:
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     cgd: CgdConfig = field(default_factory=CgdConfig)
+    absolute_teacher: AbsoluteTeacherConfig = field(default_factory=AbsoluteTeacherConfig)
+    relative_teacher: RelativeTeacherConfig = field(default_factory=RelativeTeacherConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+    feature_regression: FeatureRegressionConfig = field(default_factory=FeatureRegressionConfig)
+    dch: DchConfig = field(default_factory=DchConfig)
+    csq: CsqConfig = field(default_factory=CsqConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     rows: Mapping[str, Any] = field(default_factory=dict)

@@ -27,7 +27,8 @@ class Needs:
     several of each. `fusion` is the kind it combines teachers with, if it does (see `cgd.fusion`); `codebook` is
     whether one is fitted on the fused vectors before training; `width` is whether the student must be as wide as the
     teachers' vectors; `labels` is whether the target is made with the batch's labels; `classes` is whether the method
-    is made with a table of the classes that each label names.
+    is made with a table of the classes that each label names; `raw` is whether it makes sense only of vectors as they
+    came from the teachers.
     """
 
     batches: Literal["pairs", "images", "classes"]
@@ -37,6 +38,7 @@ class Needs:
     width: bool = False
     labels: bool = False
     classes: bool = False
+    raw: bool = False
 
     @property
     def images_per_row(self) -> int:

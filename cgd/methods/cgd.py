@@ -12,6 +12,7 @@ from cgd.config import CgdConfig
 from cgd.errors import InputError
 from cgd.methods import Fusion, Needs
 from cgd.methods._softmax import divergence, unit
+from cgd.methods._widths import of_one_width
 from cgd.registry import plugin
 from cgd.types import Batch, Codebook, Target
 
@@ -65,9 +66,7 @@ def fuse_vectors(
     """K arrays (B, D) to the fused (B, D), weights (B, K), and the mean |rho| between teachers."""
     from cgd.fusion._correlation import correlations
 
-    widths = sorted({t.shape[-1] for t in teachers})
-    if len(widths) > 1:
-        raise InputError(f"fusing vectors needs teachers of one width, not {widths}: whiten them to one --dim.")
+    of_one_width("fusing vectors", teachers)
     vectors = np.stack(teachers)  # (K, B, D)
     if codebook is not None and codebook.rotations is not None:
         vectors = vectors @ codebook.rotations.transpose(0, 2, 1).astype(vectors.dtype)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cgd.config import EmbeddingConfig
-from cgd.errors import InputError
 from cgd.methods import Fusion, Needs
 from cgd.methods._softmax import unit
+from cgd.methods._widths import of_one_width
 from cgd.registry import plugin
 from cgd.retrieval.vectors import l2
 from cgd.types import Batch, Target
@@ -33,9 +33,7 @@ class Embedding:
 
     def target(self, teachers: Sequence[np.ndarray], batch: Batch, generator: np.random.Generator) -> Target:
         """Unit vectors `vectors` (B, K, 2, D); teachers of different widths are refused."""
-        widths = sorted({t.shape[-1] for t in teachers})
-        if len(widths) > 1:
-            raise InputError(f"embedding distillation needs teachers of one width, not {widths}: whiten to one --dim.")
+        of_one_width("embedding distillation", teachers)
         return {"vectors": np.stack([l2(t) for t in teachers], axis=1)}
 
     def loss(self, student: Tensor, target: dict[str, Tensor]) -> Tensor:

@@ -179,6 +179,11 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
             f"the method {config.method} trains with labels, and {images.title} has none: put the images into a "
             "sub-folder per label, or choose a method without (docs/methods.md)."
         )
+    if needs.raw and config.space != "raw":
+        raise InputError(
+            f"the method {config.method} repeats the teachers' own features, and distill.space={config.space} gives it "
+            "whitened ones: use --set distill.space=raw."
+        )
     for key in (k for ks in keys for k in ks):
         if job.store.get(key).settings["ids"] != ids_digest(images):
             raise InputError(f"{key} holds other images than {images.title}: extract and whiten these first.")

@@ -60,4 +60,4 @@ def report(**o: Any) -> None:
             baselines=names_in(o["baselines"]),
             out=o["out"],
         )
-        print_result(o, found.as_json(), report_text.report_text)
+        print_result(o, report_text.report_json(found), report_text.report_text)

@@ -93,22 +93,6 @@ class Report:
         rows = [row for row in self.rows if row.kind == kind]
         return max(rows, key=lambda row: (row.whitened == whitened, main_value(row.score) or 0.0), default=None)
 
-    def as_json(self) -> dict[str, Any]:
-        """The object of `cgd report --json`."""
-        from cgd.pipeline.report_text import distractors_line, headline, protocol_line
-
-        return {
-            "student": str(self.key or self.place.folder),
-            "benchmark": self.benchmark.name,
-            "headline": headline(self),
-            "protocol": protocol_line(self),
-            "distractors": distractors_line(self),
-            "device": self.device,
-            "rows": [row.as_json() for row in self.rows],
-            "notes": list(self.notes),
-            "page": str(self.out),
-        }
-
 
 def values_of(score: Result) -> dict[str, float | None]:
     """mAP in percent by protocol."""

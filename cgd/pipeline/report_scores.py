@@ -66,7 +66,7 @@ def prepare(
     cropped = recipe.evaluate.queries != "full" if boxed else None
     chosen = change(recipe, "evaluate", queries="full" if cropped is False else "cropped", ensemble=True)
     alone = change(chosen, "evaluate", distractors=())
-    _, distractors = scoring._distractors(session, benchmark, recipe.evaluate.distractors)
+    _, distractors = scoring.distractors_of(session, benchmark, recipe.evaluate.distractors)
     lists = reported.image_lists(benchmark, bool(cropped), distractors)
     teaching = reported.teaching_of(session, place, recipe, tuple(teachers) or recipe.extract.teachers)
     others = tuple(steps.teacher_sources(session, baselines)) if baselines else ()

@@ -1,4 +1,4 @@
-"""A report in words: the sentence at its head, protocol and costs, and its table as plain text."""
+"""A report in words and as JSON: the sentence at its head, protocol and costs, and its table as plain text."""
 
 from __future__ import annotations
 
@@ -68,6 +68,21 @@ def distractors_line(r: Report) -> str:
         return ""
     sets = after.distracted["card"]["distractors"]
     return " and ".join(f"{d['name']} ({d.get('note', '{:,} images'.format(d['images']))})" for d in sets)
+
+
+def report_json(r: Report) -> dict[str, Any]:
+    """The object of `cgd report --json`."""
+    return {
+        "student": str(r.key or r.place.folder),
+        "benchmark": r.benchmark.name,
+        "headline": headline(r),
+        "protocol": protocol_line(r),
+        "distractors": distractors_line(r),
+        "device": r.device,
+        "rows": [row.as_json() for row in r.rows],
+        "notes": list(r.notes),
+        "page": str(r.out),
+    }
 
 
 def cost_cells(parameters: int | None, gmacs: float | None, images_per_second: float | None) -> tuple[str, str, str]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cgd.config import EvaluateConfig, ExtractConfig, Recipe
+from cgd.data.video_sets import with_first_frames
 from cgd.data.views import CROPPED, FIXED
 from cgd.errors import InputError
 from cgd.pipeline import steps
@@ -42,7 +43,8 @@ def evaluate(
     from cgd.stages import evaluate as stage
 
     store = session.store(write=True)
-    random, sets = _distractors(session, benchmark, recipe.evaluate.distractors)
+    benchmark = with_first_frames(benchmark, recipe.evaluate.frames)
+    random, sets = distractors_of(session, benchmark, recipe.evaluate.distractors)
     results = []
     for cropped in _query_protocols(benchmark, recipe.evaluate):
         started = time.perf_counter()
@@ -85,12 +87,14 @@ def evaluate_asymmetric(
     from cgd.stages import evaluate as stage
     from cgd.stages.descriptors import Fused, Member
 
+    if benchmark.of_videos:
+        raise InputError("videos are searched with one model on both sides: leave out --mode asymmetric.")
     store = session.store(write=True)
     _, about = steps.find_student(session, student)
     whitenings, codebook = select.fused_teachers(store, [Key.parse(key) for key in about["inputs"]])
     own = steps.load_student(session, student, scales)
     sources = steps.sources_of(session, [store.get(key).settings["encoder"] for key in whitenings], teachers)
-    random, sets = _distractors(session, benchmark, recipe.evaluate.distractors)
+    random, sets = distractors_of(session, benchmark, recipe.evaluate.distractors)
     fusion = about["distill"]["fusion"]
 
     def fused(images: ImageList) -> Fused:
@@ -140,7 +144,7 @@ def _query_protocols(benchmark: Benchmark, config: EvaluateConfig) -> list[bool 
     return protocols[config.queries]
 
 
-def _distractors(session: Session, benchmark: Benchmark, texts: Sequence[str]) -> tuple[Any, list[ImageList]]:
+def distractors_of(session: Session, benchmark: Benchmark, texts: Sequence[str]) -> tuple[Any, list[ImageList]]:
     """Random distractors or none, and the image lists: `1m` is the revisited million under the benchmark's root."""
     from cgd.stages.descriptors import RandomDistractors
 

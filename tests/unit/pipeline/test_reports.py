@@ -223,8 +223,8 @@ def test_a_benchmark_by_label_ignores_the_query_itself(place: Place, drawn: Path
     )  # before and after; the picture and its title
     assert "by label" in text
     assert "with distractors" not in text
-    assert report.as_json()["rows"][0]["mAP"].keys() == {"labels"}
-    assert max(map(len, report_text.report_text({**report.as_json(), "page": ""}).splitlines())) <= 80
+    assert report_text.report_json(report)["rows"][0]["mAP"].keys() == {"labels"}
+    assert max(map(len, report_text.report_text({**report_text.report_json(report), "page": ""}).splitlines())) <= 80
 
 
 def test_the_headline_says_what_is_known(told: Report) -> None:
@@ -359,7 +359,7 @@ def test_whitenings_are_those_of_full_images(told: Report, place: Place) -> None
 
 
 def test_no_line_of_the_plain_table_is_wider_than_80_columns(told: Report) -> None:
-    text = report_text.report_text({**told.as_json(), "page": "r.html"})
+    text = report_text.report_text({**report_text.report_json(told), "page": "r.html"})
     assert max(map(len, text.splitlines())) <= 80
     assert text.endswith("page: r.html")
     assert "with distractors: lm (6 images)" in text

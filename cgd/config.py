@@ -51,8 +51,13 @@ class ExtractConfig:
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width over height
     flip: float = 0.5  # probability
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    images: int = field(default=0, metadata={"neutral": 0})  # at most so many are shown to a teacher; 0 = all
+    images_by: Literal["image", "label"] = field(default="image", metadata={"neutral": "image"})  # label: whole ones
+    images_seed: int = field(default=0, metadata={"neutral": 0})
 
     def __post_init__(self) -> None:
+        _range("extract.images", self.images, 0)
+        _range("extract.images_seed", self.images_seed, 0)
         _range("extract.views", self.views, 0)
         _range("extract.crop_size", self.crop_size, 1)
         _range("extract.flip", self.flip, 0, 1)
@@ -109,8 +114,17 @@ class DistillConfig:
     photometric: Literal["none", "jitter", "video"] = field(default="none", metadata={"neutral": "none"})
     validation: float = field(default=0.0, metadata={"neutral": 0.0})  # share of classes held out
     exclude: str = field(default="", metadata={"neutral": ""})  # file of labels not to train on, one per line
+    images: int = field(default=0, metadata={"neutral": 0})  # at most so many, drawn as extract.images draws them
+    images_by: Literal["image", "label"] = field(default="image", metadata={"neutral": "image"})
+    images_seed: int = field(default=0, metadata={"neutral": 0})
+    labelled: float = field(default=1.0, metadata={"neutral": 1.0})  # share of the labels that batches by class use
+    unlabelled: float = field(default=0.0, metadata={"neutral": 0.0})  # images without appended, as a share of a batch
 
     def __post_init__(self) -> None:
+        _range("distill.images", self.images, 0)
+        _range("distill.images_seed", self.images_seed, 0)
+        _range("distill.labelled", self.labelled, 0, 1, open_low=True)
+        _range("distill.unlabelled", self.unlabelled, 0, 16)
         _range("distill.chunk_images", self.chunk_images, 0)
         _range("distill.validation", self.validation, 0, 0.9)
         _range("distill.crops", self.crops, 0)

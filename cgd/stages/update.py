@@ -52,7 +52,8 @@ class Update:
         self.encoder, self.method, self.config, self.processes = encoder, method, config, processes
         self.parameters = list(encoder.parameters())
         self.device = self.parameters[0].device
-        self.optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        kind = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[config.optimiser]
+        self.optimiser = kind(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def step(self, pixels: Tensor, target: Target | None, size: int, clock: Clock) -> float:
         """One update by a batch of `size` rows; the loss before it, the same in every process.

@@ -19,13 +19,13 @@ NAMES = registry.names("cgd.methods")
 PAIRS = 6
 LABELS = ("a", "b", "a|b")  # of an image of two classes the third
 
-WIDTH = 10  # of teachers and student, where a method needs them equal
+WIDTH = 16  # of teachers and student, where a method needs them equal; hash centres want a power of two
 
 
 def method(name: str) -> Method:
     needs = registry.find("cgd.methods", name).needs
     fusion = "cgd-pairwise" if needs.fusion == "vectors" else "max-min"
-    anchors = l2(np.random.default_rng(9).standard_normal((5, 4, WIDTH // 5)))
+    anchors = l2(np.random.default_rng(9).standard_normal((4, 4, WIDTH // 4)))
     config = getattr(Recipe(), name.replace("-", "_"))
     return make_method(name, config, fusion, Codebook(anchors) if needs.codebook else None, LABELS)
 

@@ -226,6 +226,11 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
+    @property
+    def of_videos(self) -> bool:
+        """Whether images are frames, and their videos are searched; the ground truth is then over videos."""
+        return self.gallery.groups is not None
+
 class Score:
     """One protocol's result: fractions, not percent; NaN in `average_precision` (Q,) where a query has no positive."""
 

@@ -22,6 +22,7 @@ from cgd.data.published_sets import (
     sfm120k,
 )
 from cgd.errors import InputError, unknown
+from cgd.data.video_sets import svd, svd_benchmark
 from cgd.registry import Spec, bind
 from cgd.types import Benchmark, GroundTruth, ImageList
 
@@ -58,6 +59,10 @@ def open_benchmark(text: str, name: str | None = None) -> Benchmark:
     """
     kind, path = _parts(text)
     name = name or default_name(text)
+    if kind in fine_grained.KINDS:
+        return fine_grained.fine_grained_benchmark(kind, path, name)
+    if kind == "svd":
+        return svd_benchmark(path, name)
     if kind in ("roxford5k", "rparis6k"):
         return revisited(Path(path) / kind, kind, name)
     if kind == "synthetic":
@@ -212,6 +217,7 @@ _KINDS: dict[str, Callable[[str, str, str | None], ImageList]] = {
     "gldv2-clean": gldv2_clean,
     "roxford5k": revisited_images("roxford5k"),
     "rparis6k": revisited_images("rparis6k"),
+    "svd": svd,
     "revisitop1m": revisitop1m,
     "sfm120k": sfm120k,
     "synthetic": _synthetic,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 CROP = {True: "queries cropped", False: "full queries (not the benchmark's protocol)", None: "queries have no box"}
-_PROTOCOLS = {"labels": "mAP", "easy": "E", "medium": "M", "hard": "H"}
+_PROTOCOLS = {"labels": "mAP", "easy": "E", "medium": "M", "hard": "H", "top-100": "mAP@100", "all": "mAP"}
 Result = Mapping[str, Any]
 
 
@@ -54,6 +54,7 @@ def card_line(card: Result) -> str:
         *filter(None, [gallery]),
         CROP[card["query_crop"]],
         f"{size}, scales {', '.join(f'{s:g}' for s in scales)}",
+        *([f"{card['frames']} frames of a video"] if "frames" in card else []),
         f"{card['dim']} dimensions, {'whitened' if card['whitening'] else 'raw'}, {card['similarity']}",
         f"relevance by {card['relevance']}",
         f"{card['ap']} AP",

@@ -6,7 +6,7 @@ They may be fewer than its positives where an approximate search did not find al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from cgd.types import GroundTruth, Score
 
 PRECISION_AT, RECALL_AT = (1, 5, 10), (1, 5, 10)
 PROTOCOLS = ("easy", "medium", "hard")
+VIDEO_PROTOCOLS: Mapping[str, int | None] = {"top-100": 100, "all": None}  # how much of a ranking of videos counts
 Rule = Literal["trapezoid", "mean-precision"]
 
 
@@ -49,6 +50,12 @@ def mean_average_precision_at(ranks: Sequence[np.ndarray], k: int | None = None)
     The ranking itself must not be cut for it: released hashing code asks for the first -1 and loses the last image.
     """
     return float(np.mean([average_precision_at(r, k) for r in ranks]))
+
+
+def score_at(protocol: str, ranks: Sequence[np.ndarray], k: int | None = None) -> Score:
+    """Means of `average_precision_at` over all queries; 0 is the score of one without a hit (methods.md 8.5)."""
+    precisions = np.array([average_precision_at(r, k) for r in ranks])
+    return Score(protocol, float(precisions.mean()), len(ranks), precisions)
 
 
 def precision_at(ranks: np.ndarray, positives: int, k: int) -> float:

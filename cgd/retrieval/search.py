@@ -27,10 +27,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive `rows` of a gallery: `read` gives their vectors (M, D), half or single; `valid` (M,) or all."""
+    """Consecutive `rows` of a gallery, of which `valid` (M,) or all can be read.
+
+    `read` gives what the scorer loads: their vectors (M, D), half or single, or their `Videos` by each model.
+    """
 
     rows: range
-    read: Callable[[], np.ndarray]
+    read: Callable[[], Any]
     valid: np.ndarray | None = None
 
 
@@ -39,8 +42,8 @@ class Scorer(Protocol):
 
     count: int
 
-    def load(self, vectors: np.ndarray) -> Any:
-        """A block's vectors (M, D) as `scores` wants them; done once per block."""
+    def load(self, vectors: Any) -> Any:
+        """What a block reads, as `scores` wants it; done once per block."""
 
     def scores(self, loaded: Any, queries: slice) -> np.ndarray:
         """Scores (Q', M) of some queries with a block."""

@@ -66,6 +66,30 @@ def protocol_card(
         else {"kind": config.index, "k": config.k, **index.of(config.index)},
         "distractors": sets,
         "artifacts": [str(k) for m in members for k in artifacts_of(m)],
+        **(_video_card(benchmark, config, len(members)) if benchmark.of_videos else {}),
+    }
+
+
+VIDEO_SIMILARITIES = {
+    "cf": "Chamfer (cf): mean over the query's frames of the largest cosine with a frame of the candidate",
+    "fme": "cosine of the means over frames (fme)",
+    "fmx": "cosine of the maxima over frames (fmx)",
+    "sme": "mean of all cosines of frames (sme)",
+    "smx": "largest cosine of frames (smx)",
+}
+
+
+def _video_card(benchmark: Benchmark, config: EvaluateConfig, members: int) -> dict[str, Any]:
+    """What is said of videos instead of images."""
+    similarity = VIDEO_SIMILARITIES[config.video]
+    return {
+        "similarity": similarity if members == 1 else f"mean of the members' similarities, each {similarity}",
+        "frames": f"first {config.frames}" if config.frames else "all",
+        "ap": "mean precision at the hits",
+        "descriptors": "float32",
+        "relevance": "videos judged for the query, and all unlabelled ones"
+        if benchmark.truth
+        else "label of the video, leave-one-out",
     }
 
 

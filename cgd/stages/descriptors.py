@@ -104,20 +104,24 @@ def stored(store: FeatureStore, key: Key) -> Vectors:
     return Vectors(artifact.shape("vectors")[1], valid, _parts(artifact), read)
 
 
-def computed(store: FeatureStore, images: Key | Fused, whitening: Key | None) -> Vectors:
-    """Descriptors straight from embeddings, single precision; zero where an image is not valid."""
+def computed(store: FeatureStore, images: Key | Fused, whitening: Key | None, *, unit: bool = True) -> Vectors:
+    """Descriptors straight from embeddings, single precision; zero where an image is not valid.
+
+    Without `unit` they keep the length that one scale's vectors, or whitened ones, come with: frames are pooled so.
+    """
     if isinstance(images, Fused):
         artifacts, valid, make = _fused(store, images)
     else:
-        artifacts, valid, make = _single(store, images, whitening)
+        artifacts, valid, make = _single(store, images, whitening, unit)
 
     def read(rows: range) -> np.ndarray:
         known = valid[rows.start : rows.stop]
         raw = [_known(_rows(a, rows), known).astype(np.float64) for a in artifacts]
         for artifact, numbers in zip(artifacts, raw, strict=True):
             _refuse_not_finite(artifact, numbers, rows)
-        unit: np.ndarray = (l2(make(raw)) * known[:, None]).astype(np.float32)
-        return unit
+        made = l2(make(raw)) if unit else make(raw)
+        found: np.ndarray = (made * known[:, None]).astype(np.float32)
+        return found
 
     return Vectors(read(range(1)).shape[1], valid, _parts(artifacts[0]), read)
 
@@ -135,13 +139,17 @@ def _refuse_not_finite(artifact: Artifact, vectors: np.ndarray, rows: range) -> 
 Make = Callable[[list[np.ndarray]], np.ndarray]
 
 
-def _single(store: FeatureStore, key: Key, whitening: Key | None) -> tuple[list[Artifact], np.ndarray, Make]:
+def _single(
+    store: FeatureStore, key: Key, whitening: Key | None, unit: bool
+) -> tuple[list[Artifact], np.ndarray, Make]:
     artifact = store.get(key)
     rule = artifact.attributes["input"]["combine"]
     fitted = None if whitening is None else read_whitening(store, whitening)
 
     def make(raw: list[np.ndarray]) -> np.ndarray:
-        return combine_scales(raw[0], rule) if fitted is None else whiten(raw[0], fitted, rule)
+        if fitted is not None:
+            return whiten(raw[0], fitted, rule)
+        return raw[0][:, 0] if raw[0].shape[1] == 1 and not unit else combine_scales(raw[0], rule)
 
     return [artifact], artifact.read("valid"), make
 

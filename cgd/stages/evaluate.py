@@ -15,23 +15,25 @@ import numpy as np
 
 from cgd.config import EvaluateConfig, IndexConfig
 from cgd.data.datasets import label_truth
+from cgd.data.video_sets import by_video
 from cgd.errors import InputError
 from cgd.retrieval.bootstrap import interval
-from cgd.retrieval.metrics import PROTOCOLS, relevance, score
-from cgd.retrieval.search import DotProducts, Scorer, count_above, nearest, ranks_of
+from cgd.retrieval.metrics import PROTOCOLS, VIDEO_PROTOCOLS, relevance, score, score_at
+from cgd.retrieval.search import Block, DotProducts, Scorer, count_above, nearest, ranks_of
+from cgd.retrieval.video import VideoScorer
 from cgd.stages.cards import artifacts_of, protocol_card
 from cgd.stages.descriptors import (
     Fused,
     Gallery,
     Member,
     RandomDistractors,
-    Vectors,
     computed,
     join,
     keys_of,
     open_gallery,
 )
 from cgd.stages.images import store_images
+from cgd.stages.videos import video_vectors
 from cgd.store.feature_store import FeatureStore
 from cgd.store.keys import canonical, identify, ids_digest, sha256
 from cgd.types import Benchmark, GroundTruth, Key, Score
@@ -59,23 +61,27 @@ def evaluate(
 
     Searches the descriptors of the store, without torch unless the `scorer` of the queries (Q, D) brings it; the
     result is kept as a `scores` artifact and returned as the JSON object of `cgd evaluate --json` (percentages with
-    full precision). `queries_cropped` is None where the benchmark has no boxes.
+    full precision). `queries_cropped` is None where the benchmark has no boxes. Frames are searched as the videos
+    that they are of, exactly and on the CPU.
     """
     _refuse_empty(benchmark)
+    if benchmark.of_videos:
+        _refuse_beside_videos(members, config, random)
     _refuse_others(store, benchmark, members)
     store_images(store, benchmark.gallery)
     store_images(store, benchmark.queries)
-    truth = benchmark.truth or label_truth(benchmark.gallery, benchmark.queries, benchmark.leave_one_out)
+    ranked = by_video(benchmark)
+    truth = benchmark.truth or label_truth(ranked.gallery, ranked.queries, ranked.leave_one_out)
     card = protocol_card(store, benchmark, members, queries_cropped, config, index, random)
     inputs = [k for m in members for k in (*artifacts_of(m), *([m.whitening] if m.whitening else []))]
     identity = identify(
         "scores", [benchmark.name, model], VERSION, {"card": card, "truth": _truth_digest(truth)}, inputs
     )
     if not store.is_sealed(identity.key):
-        job = _Job(store, benchmark, model, members, truth, card, config, index, random, scorer, workers)
-        result, scores = _score(job)
+        job = _Job(store, benchmark, ranked, model, members, truth, card, config, index, random, scorer, workers)
+        result, scores = (_score_videos if benchmark.of_videos else _score)(job)
         arrays = {
-            "queries": np.array(benchmark.queries.ids, dtype=object),
+            "queries": np.array(ranked.queries.ids, dtype=object),
             "average_precision": np.stack([s.average_precision for s in scores]),
         }
         notes = {name: result.pop(name) for name in MEASURED if name in result}
@@ -90,10 +96,11 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Job:
-    """All that a score is made of."""
+    """All that a score is made of; `ranked` is the benchmark, or that of the videos of its frames."""
 
     store: FeatureStore
     benchmark: Benchmark
+    ranked: Benchmark
     model: str
     members: Sequence[Member]
     truth: GroundTruth
@@ -113,14 +120,16 @@ def _score(job: _Job) -> tuple[dict[str, Any], list[Score]]:
     started = time.perf_counter()
     gallery = open_gallery(job.store, job.members, job.config.descriptors, job.random)
     query_vectors = [computed(job.store, m.queries, m.whitening) for m in job.members]
-    _refuse_invalid(job, gallery.sets[0], query_vectors)
+    _refuse_invalid(
+        job, *(np.logical_and.reduce([v.valid for v in found]) for found in (gallery.sets[0], query_vectors))
+    )
     queries = join([v.read(range(len(v.valid))) for v in query_vectors])
     _refuse_other_widths(gallery, queries.shape[1])
     described = time.perf_counter()
     wanted = {p: relevance(job.truth, "medium" if p == "labels" else p) for p in job.protocols}
     measured: dict[str, Any]
     if job.config.index == "exact":
-        ranks, measured = _exact_ranks(job, queries, gallery, wanted), {}
+        ranks, measured = _exact_ranks(job, job.scorer(queries), gallery.blocks, wanted), {}
     else:
         ranks, measured = _found_ranks(job, queries, gallery, wanted)
     searched = time.perf_counter()
@@ -152,13 +161,44 @@ Ranks = dict[str, list[np.ndarray]]
 Wanted = Mapping[str, tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]
 
 
-def _exact_ranks(job: _Job, queries: np.ndarray, gallery: Gallery, wanted: Wanted) -> Ranks:
+def _score_videos(job: _Job) -> tuple[dict[str, Any], list[Score]]:
+    """Every query video against all videos; mAP among the first 100 and over all (methods.md 8.5)."""
+    started = time.perf_counter()
+    gallery = video_vectors(job.store, job.benchmark.gallery, job.members, lambda member: member.gallery)
+    queries = video_vectors(job.store, job.benchmark.queries, job.members, lambda member: member.queries)
+    _refuse_invalid(job, gallery.valid, queries.valid)
+    scorer = VideoScorer(queries.read(range(len(queries.starts))), job.config.video)
+    described = time.perf_counter()
+    wanted = {p: relevance(job.truth, "medium") for p in VIDEO_PROTOCOLS}
+    ranks = _exact_ranks(job, scorer, gallery.blocks, wanted)
+    searched = time.perf_counter()
+    results = [score_at(p, ranks[p], k) for p, k in VIDEO_PROTOCOLS.items()]
+    finished = time.perf_counter()
+    result = {
+        "benchmark": job.benchmark.name,
+        "model": job.model,
+        "mode": "symmetric",
+        "queries": len(job.ranked.queries),
+        "gallery": len(job.ranked.gallery),
+        "distractors": 0,
+        "invalid_distractors": 0,
+        "invalid_gallery": int((~gallery.valid).sum()),
+        "invalid_frames": int((~gallery.known).sum() + (~queries.known).sum()),
+        "card": job.card,
+        "protocols": {s.protocol: _percentages(s) for s in results},
+        "seconds": {
+            "describe": described - started, "search": searched - described, "score": finished - searched
+        },
+        "peak_rss_mb": _peak_rss_mb(),
+    }  # fmt: skip
+    return result, results
+
+
+def _exact_ranks(job: _Job, scorer: Scorer, blocks: Sequence[Block], wanted: Wanted) -> Ranks:
     """Ranks of all positives: every image of the gallery is compared with them, whatever the number of protocols."""
     truth = job.truth
     chosen = [np.unique(np.concatenate(parts)) for parts in zip(truth.easy, truth.hard, truth.junk, strict=True)]
-    above = count_above(
-        job.scorer(queries), gallery.blocks, chosen, workers=job.workers, what=f"scoring {job.model}"[:40]
-    )
+    above = count_above(scorer, blocks, chosen, workers=job.workers, what=f"scoring {job.model}"[:40])
     return {
         protocol: [ranks_of(*each) for each in zip(chosen, above, positives, ignored, strict=True)]
         for protocol, (positives, ignored) in wanted.items()
@@ -243,10 +283,17 @@ def _refuse_other_widths(gallery: Gallery, dim: int) -> None:
             )
 
 
-def _refuse_invalid(job: _Job, gallery: Sequence[Vectors], queries: Sequence[Vectors]) -> None:
-    """A query or positive that cannot be read makes a score meaningless."""
-    benchmark = job.benchmark
-    present, readable = (np.logical_and.reduce([v.valid for v in vectors]) for vectors in (gallery, queries))
+def _refuse_beside_videos(members: Sequence[Member], config: EvaluateConfig, random: RandomDistractors | None) -> None:
+    """What is for images only."""
+    if config.index != "exact":
+        raise InputError(f"videos are searched exactly: set evaluate.index to exact, not {config.index}.")
+    if random is not None or any(member.distractors for member in members):
+        raise InputError("a benchmark of videos brings its own unlabelled videos: leave out --distractors.")
+
+
+def _refuse_invalid(job: _Job, present: np.ndarray, readable: np.ndarray) -> None:
+    """A query or positive that cannot be read makes a score meaningless; both are (G,) and (Q,) bool."""
+    benchmark = job.ranked
     mend = "cannot be decoded: restore it, then extract under another --name."
     if not readable.all():
         name = benchmark.queries.ids[int(np.argmin(readable))]

@@ -212,25 +212,27 @@ class GroundTruth:
 class Benchmark:
     """Queries searched in a gallery; with a `truth` in the revisited form, or scored by label without one.
 
-    `queries` equal to `gallery` means leave-one-out. Boxes of the queries stand in `queries.boxes`.
+    `queries` equal to `gallery` means leave-one-out. Boxes of the queries stand in `queries.boxes`. `recall_at` are
+    the k at which a labelled benchmark's recall is published.
     """
 
     name: str
     gallery: ImageList
     queries: ImageList
     truth: GroundTruth | None
+    recall_at: tuple[int, ...] = (1, 5, 10)
 
     @property
     def leave_one_out(self) -> bool:
         return self.queries.ids == self.gallery.ids
 
-
-@dataclass(frozen=True)
     @property
     def of_videos(self) -> bool:
         """Whether images are frames, and their videos are searched; the ground truth is then over videos."""
         return self.gallery.groups is not None
 
+
+@dataclass(frozen=True)
 class Score:
     """One protocol's result: fractions, not percent; NaN in `average_precision` (Q,) where a query has no positive."""
 

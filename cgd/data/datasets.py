@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from cgd.data import synthetic
+from cgd.data import fine_grained, synthetic
 from cgd.data.groundtruth import RevisitedGroundTruth, read_ground_truth
+from cgd.data.images import EXTENSIONS
 from cgd.data.published_sets import (
     GALLERY,
     QUERY,
@@ -21,14 +22,10 @@ from cgd.data.published_sets import (
     revisitop1m,
     sfm120k,
 )
-from cgd.errors import InputError, unknown
 from cgd.data.video_sets import svd, svd_benchmark
+from cgd.errors import InputError, unknown
 from cgd.registry import Spec, bind
 from cgd.types import Benchmark, GroundTruth, ImageList
-
-EXTENSIONS = frozenset(
-    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"]
-)
 
 
 def default_name(text: str) -> str:
@@ -54,17 +51,18 @@ def open_dataset(text: str, name: str | None = None, split: str | None = None) -
 def open_benchmark(text: str, name: str | None = None) -> Benchmark:
     """Queries and gallery of `KIND:PATH`.
 
-    Revisited benchmarks, and a manifest beside a `gnd.json`, bring their ground truth; otherwise the split
+    Revisited benchmarks, and a manifest beside a `gnd.json`, bring their ground truth; sets split by class are their
+    test classes, every image against all others; otherwise the split
     `query` is scored by label against `gallery`, or every image against all others.
     """
     kind, path = _parts(text)
     name = name or default_name(text)
+    if kind in ("roxford5k", "rparis6k"):
+        return revisited(Path(path) / kind, kind, name)
     if kind in fine_grained.KINDS:
         return fine_grained.fine_grained_benchmark(kind, path, name)
     if kind == "svd":
         return svd_benchmark(path, name)
-    if kind in ("roxford5k", "rparis6k"):
-        return revisited(Path(path) / kind, kind, name)
     if kind == "synthetic":
         path = str(_drawn(path) / "manifest.csv")
     if kind in ("manifest", "synthetic"):
@@ -217,8 +215,9 @@ _KINDS: dict[str, Callable[[str, str, str | None], ImageList]] = {
     "gldv2-clean": gldv2_clean,
     "roxford5k": revisited_images("roxford5k"),
     "rparis6k": revisited_images("rparis6k"),
-    "svd": svd,
     "revisitop1m": revisitop1m,
     "sfm120k": sfm120k,
+    "svd": svd,
     "synthetic": _synthetic,
+    **{kind: fine_grained.fine_grained(kind) for kind in fine_grained.KINDS},
 }

@@ -16,6 +16,10 @@ from PIL import Image
 from cgd.data.archives import archives_below
 from cgd.errors import InputError
 
+EXTENSIONS = frozenset(
+    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"]
+)
+
 
 @dataclass(frozen=True)
 class DecodedImage:

@@ -44,7 +44,7 @@ def revisited(root: Path, kind: str, name: str) -> Benchmark:
         raise InputError(f"{root} holds neither {files[0].name} nor {files[1].name}.")
     known = read_ground_truth(file)
 
-    if bad := [n for n in (*known.gallery, *known.queries) if _leads_elsewhere(n)]:
+    if bad := [n for n in (*known.gallery, *known.queries) if leads_elsewhere(n)]:
         raise InputError(f"{file} is damaged: {bad[0]!r} is no name of an image in jpg/.")
 
     def listed(split: str, names: tuple[str, ...], boxes: Any = None) -> ImageList:
@@ -82,7 +82,7 @@ def _listed_paths(file: Path) -> Iterator[str]:
         raise InputError(f"{file} is not text in UTF-8 (byte {error.start}): fetch it again.") from error
     for number, line in enumerate(lines, 1):
         path = line.strip()
-        if path and _leads_elsewhere(path):
+        if path and leads_elsewhere(path):
             raise InputError(
                 f"{file}, line {number}: {path!r} is no path of an image below jpg/: fetch the file again."
             )
@@ -90,7 +90,7 @@ def _listed_paths(file: Path) -> Iterator[str]:
             yield path
 
 
-def _leads_elsewhere(path: str) -> bool:
+def leads_elsewhere(path: str) -> bool:
     """Whether a path from a file is absolute, has `..`, or is none."""
     parts = path.replace("\\", "/").split("/")
     return not path.isprintable() or not {"", ".", ".."}.isdisjoint(parts) or ":" in parts[0]
@@ -125,7 +125,7 @@ def gldv2_clean(path: str, name: str, split: str | None) -> ImageList:
         raise InputError(f"{file} is damaged: '{bad[0]}' is no name of an image.")
     paths = tuple(f"train/{i[0]}/{i[1]}/{i[2]}/{i}.jpg" for i in ids)
     images = ImageList(name, split, tuple(ids), paths, root, tuple(labels))
-    return _unpacked(images, "train/a/b/c/abc….jpg, the first three characters of their names, from images_*.tar")
+    return unpacked(images, "train/a/b/c/abc….jpg, the first three characters of their names, from images_*.tar")
 
 
 def sfm120k(path: str, name: str, split: str | None) -> ImageList:
@@ -150,7 +150,7 @@ def sfm120k(path: str, name: str, split: str | None) -> ImageList:
     paths = tuple(f"ims/{i[-2:]}/{i[-4:-2]}/{i[-6:-4]}/{i}" for i in ids)
     labels = tuple(f"{chosen}-{m}" for m in models)
     images = ImageList(name, split, tuple(ids), paths, root, labels)
-    return _unpacked(images, "ims/ab/cd/ef/<image>, without an extension, from ims.tar.gz")
+    return unpacked(images, "ims/ab/cd/ef/<image>, without an extension, from ims.tar.gz")
 
 
 def _plain_list(values: Any) -> list[Any]:
@@ -159,13 +159,13 @@ def _plain_list(values: Any) -> list[Any]:
 
 
 def _begun(images: ImageList, layout: str) -> ImageList:
-    """As `_unpacked`, but where no image is there at all the list can be used: what is stored needs no images."""
+    """As `unpacked`, but where no image is there at all the list can be used: what is stored needs no images."""
     assert images.root is not None
     begun = (images.root / "jpg").is_dir() or archive_files(images.root)
-    return _unpacked(images, layout) if begun else images
+    return unpacked(images, layout) if begun else images
 
 
-def _unpacked(images: ImageList, layout: str) -> ImageList:
+def unpacked(images: ImageList, layout: str) -> ImageList:
     """`images`, refused where some of a few files spread over the list are neither there nor in an archive.
 
     `layout` is how the folder must look. Where there are archives, the few are of those that none of them holds.

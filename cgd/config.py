@@ -287,12 +287,23 @@ class EvaluateConfig:
     frames: int = field(default=60, metadata={"neutral": 60})  # 0 = all
 
     def __post_init__(self) -> None:
+    # of benchmarks scored by label; none = where the benchmark's papers have it, or 1, 5 and 10
+    recall_at: tuple[int, ...] = field(default=(), metadata={"neutral": ()})
+    # score so many queries at most, drawn at random, as EmbeddingDistillation does with 10,000; 0 = all
+    random_queries: int = field(default=0, metadata={"neutral": 0})
+    seed: int = field(default=0, metadata={"neutral": 0})  # of the queries that are drawn
         _range("evaluate.k", self.k, 1)
         _range("evaluate.frames", self.frames, 0)
 
 
 @dataclass(frozen=True)
 class IndexConfig:
+        for k in self.recall_at:
+            _range("evaluate.recall_at", k, 1)
+        if len(set(self.recall_at)) != len(self.recall_at):
+            raise InputError(f"evaluate.recall_at names a number twice: {', '.join(map(str, self.recall_at))}.")
+        _range("evaluate.random_queries", self.random_queries, 0)
+        _range("evaluate.seed", self.seed, 0)
     """How approximate indexes are built and searched; only what belongs to the kind in use enters its artifacts."""
 
     lists: int = 0  # ivf-pq: cells; 0 = the power of two nearest to the square root of the number of images

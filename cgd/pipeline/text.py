@@ -57,12 +57,17 @@ def card_line(card: Result) -> str:
         *([f"{card['frames']} frames of a video"] if "frames" in card else []),
         f"{card['dim']} dimensions, {'whitened' if card['whitening'] else 'raw'}, {card['similarity']}",
         f"relevance by {card['relevance']}",
+        *([_drawn(card["random_queries"])] if "random_queries" in card else []),
         f"{card['ap']} AP",
         f"ties by {card['ties']}",
         _search(card["index"]),
         *(f"+ {d['name']}: {d.get('note', str(d['images']) + ' distractors')}" for d in card["distractors"]),
     ]
     return "; ".join(parts)
+
+
+def _drawn(queries: Result) -> str:
+    return f"{queries['drawn']:,} of {queries['of']:,} queries drawn at random with seed {queries['seed']}"
 
 
 def _search(index: str | Result) -> str:
@@ -77,8 +82,15 @@ def scores_text(scores: Sequence[Result]) -> str:
     """The table, then how sure each score is, and each model's protocol."""
     lines = [score_table(scores), ""]
     for score in scores:
-        lines += [f"{score['model']}: {card_line(score['card'])}", *_sureness(score)]
+        lines += [f"{score['model']}: {card_line(score['card'])}", *recall_lines(score), *_sureness(score)]
     return "\n".join(lines)
+
+
+def recall_lines(score: Result) -> list[str]:
+    """Recall among the first k by label: the share of all queries with a hit, those that cannot have one included."""
+    values = score["protocols"].get("labels", {})
+    told = [f"@{name[7:]} {value:.2f}" for name, value in values.items() if name.startswith("recall@")]
+    return [f"  recall{', '.join(told)}"] if told else []
 
 
 def _sureness(score: Result) -> list[str]:

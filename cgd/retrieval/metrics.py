@@ -13,7 +13,7 @@ import numpy as np
 
 from cgd.types import GroundTruth, Score
 
-PRECISION_AT, RECALL_AT = (1, 5, 10), (1, 5, 10)
+PRECISION_AT = RECALL_AT = (1, 5, 10)
 PROTOCOLS = ("easy", "medium", "hard")
 VIDEO_PROTOCOLS: Mapping[str, int | None] = {"top-100": 100, "all": None}  # how much of a ranking of videos counts
 Rule = Literal["trapezoid", "mean-precision"]
@@ -105,11 +105,15 @@ def relevance(truth: GroundTruth, protocol: str) -> tuple[Sequence[np.ndarray], 
 
 
 def score(
-    protocol: str, ranks: Sequence[np.ndarray], positives: Sequence[np.ndarray], rule: Rule = "trapezoid"
+    protocol: str,
+    ranks: Sequence[np.ndarray],
+    positives: Sequence[np.ndarray],
+    rule: Rule = "trapezoid",
+    recalls: Sequence[int] = RECALL_AT,
 ) -> Score:
     """One protocol's means over the queries that have a positive; `ranks` are those of `positives`.
 
-    Recall at k is over all queries.
+    Recall at each k of `recalls` is over all queries, those of classes with a single image too (methods.md 8.7).
     """
     counts = [len(p) for p in positives]
     precisions = np.array([average_precision(r, n, rule) for r, n in zip(ranks, counts, strict=True)])
@@ -126,5 +130,5 @@ def score(
         precision_at={
             k: mean(np.array([precision_at(r, n, k) for r, n in zip(ranks, counts, strict=True)])) for k in PRECISION_AT
         },
-        recall_at={k: recall_at(ranks, k) for k in RECALL_AT},
+        recall_at={k: recall_at(ranks, k) for k in recalls},
     )

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from cgd.config import EvaluateConfig, IndexConfig
+from cgd.retrieval.metrics import RECALL_AT, random_queries
 from cgd.stages.descriptors import Fused, Member, RandomDistractors, keys_of
 from cgd.store.feature_store import FeatureStore
 from cgd.types import Benchmark, Key
@@ -66,8 +69,33 @@ def protocol_card(
         else {"kind": config.index, "k": config.k, **index.of(config.index)},
         "distractors": sets,
         "artifacts": [str(k) for m in members for k in artifacts_of(m)],
+        **_label_card(benchmark, config),
         **(_video_card(benchmark, config, len(members)) if benchmark.of_videos else {}),
     }
+
+
+def recalls_of(benchmark: Benchmark, config: EvaluateConfig) -> tuple[int, ...]:
+    """At which k recall is told: as set, or as published with the benchmark."""
+    return config.recall_at or benchmark.recall_at
+
+
+def drawn_queries(benchmark: Benchmark, config: EvaluateConfig) -> np.ndarray:
+    """Rows of the queries that are scored, ascending: all, or `random_queries` of them where there are more."""
+    count = len(benchmark.queries)
+    if not 0 < config.random_queries < count:
+        return np.arange(count)
+    return random_queries(count, config.random_queries, np.random.default_rng(config.seed))
+
+
+def _label_card(benchmark: Benchmark, config: EvaluateConfig) -> dict[str, Any]:
+    """What is said where it is not as everywhere: the k of recalls, and queries drawn at random."""
+    recalls, count = recalls_of(benchmark, config), len(benchmark.queries)
+    told: dict[str, Any] = {}
+    if benchmark.truth is None and recalls != RECALL_AT:
+        told["recall_at"] = list(recalls)
+    if 0 < config.random_queries < count:
+        told["random_queries"] = {"drawn": config.random_queries, "of": count, "seed": config.seed}
+    return told
 
 
 VIDEO_SIMILARITIES = {

@@ -15,13 +15,13 @@ import numpy as np
 
 from cgd.config import EvaluateConfig, IndexConfig
 from cgd.data.datasets import label_truth
-from cgd.data.video_sets import by_video
+from cgd.data.frames import by_video
 from cgd.errors import InputError
 from cgd.retrieval.bootstrap import interval
 from cgd.retrieval.metrics import PROTOCOLS, VIDEO_PROTOCOLS, relevance, score, score_at
 from cgd.retrieval.search import Block, DotProducts, Scorer, count_above, nearest, ranks_of
 from cgd.retrieval.video import VideoScorer
-from cgd.stages.cards import artifacts_of, protocol_card
+from cgd.stages.cards import artifacts_of, drawn_queries, protocol_card, recalls_of
 from cgd.stages.descriptors import (
     Fused,
     Gallery,
@@ -72,13 +72,16 @@ def evaluate(
     store_images(store, benchmark.queries)
     ranked = by_video(benchmark)
     truth = benchmark.truth or label_truth(ranked.gallery, ranked.queries, ranked.leave_one_out)
+    rows = drawn_queries(benchmark, config)
+    if len(rows) < len(ranked.queries) and not benchmark.of_videos:
+        ranked, truth = _only(ranked, truth, rows)
     card = protocol_card(store, benchmark, members, queries_cropped, config, index, random)
     inputs = [k for m in members for k in (*artifacts_of(m), *([m.whitening] if m.whitening else []))]
     identity = identify(
         "scores", [benchmark.name, model], VERSION, {"card": card, "truth": _truth_digest(truth)}, inputs
     )
     if not store.is_sealed(identity.key):
-        job = _Job(store, benchmark, ranked, model, members, truth, card, config, index, random, scorer, workers)
+        job = _Job(store, benchmark, ranked, rows, model, members, truth, card, config, index, random, scorer, workers)
         result, scores = (_score_videos if benchmark.of_videos else _score)(job)
         arrays = {
             "queries": np.array(ranked.queries.ids, dtype=object),
@@ -96,11 +99,12 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Job:
-    """All that a score is made of; `ranked` is the benchmark, or that of the videos of its frames."""
+    """All that a score is made of; `ranked` is the benchmark with its queries in `rows` alone, or with videos."""
 
     store: FeatureStore
     benchmark: Benchmark
     ranked: Benchmark
+    rows: np.ndarray
     model: str
     members: Sequence[Member]
     truth: GroundTruth
@@ -120,10 +124,9 @@ def _score(job: _Job) -> tuple[dict[str, Any], list[Score]]:
     started = time.perf_counter()
     gallery = open_gallery(job.store, job.members, job.config.descriptors, job.random)
     query_vectors = [computed(job.store, m.queries, m.whitening) for m in job.members]
-    _refuse_invalid(
-        job, *(np.logical_and.reduce([v.valid for v in found]) for found in (gallery.sets[0], query_vectors))
-    )
-    queries = join([v.read(range(len(v.valid))) for v in query_vectors])
+    present, readable = (np.logical_and.reduce([v.valid for v in found]) for found in (gallery.sets[0], query_vectors))
+    _refuse_invalid(job, present, readable[job.rows])
+    queries = join([v.read(range(len(v.valid))) for v in query_vectors])[job.rows]
     _refuse_other_widths(gallery, queries.shape[1])
     described = time.perf_counter()
     wanted = {p: relevance(job.truth, "medium" if p == "labels" else p) for p in job.protocols}
@@ -133,7 +136,8 @@ def _score(job: _Job) -> tuple[dict[str, Any], list[Score]]:
     else:
         ranks, measured = _found_ranks(job, queries, gallery, wanted)
     searched = time.perf_counter()
-    results = [score(p, ranks[p], wanted[p][0], job.config.ap) for p in job.protocols]
+    recalls = recalls_of(job.benchmark, job.config)
+    results = [score(p, ranks[p], wanted[p][0], job.config.ap, recalls) for p in job.protocols]
     finished = time.perf_counter()
     counts = [np.logical_and.reduce([v.valid for v in members]) for members in gallery.sets]
     random = job.random.count if job.random else 0
@@ -141,7 +145,7 @@ def _score(job: _Job) -> tuple[dict[str, Any], list[Score]]:
         "benchmark": job.benchmark.name,
         "model": job.model,
         "mode": job.card.get("mode", "symmetric"),
-        "queries": len(job.benchmark.queries),
+        "queries": len(job.ranked.queries),
         "gallery": len(job.benchmark.gallery),
         "distractors": sum(int(valid.sum()) for valid in counts[1:]) + random,
         "invalid_distractors": sum(int((~valid).sum()) for valid in counts[1:]),
@@ -155,6 +159,20 @@ def _score(job: _Job) -> tuple[dict[str, Any], list[Score]]:
         **measured,
     }  # fmt: skip
     return result, results
+
+
+def _only(benchmark: Benchmark, truth: GroundTruth, rows: np.ndarray) -> tuple[Benchmark, GroundTruth]:
+    """Some of the queries, searched in the whole gallery."""
+    queries = benchmark.queries
+    few = dataclasses.replace(
+        queries,
+        ids=tuple(queries.ids[r] for r in rows),
+        paths=tuple(queries.paths[r] for r in rows),
+        labels=queries.labels and tuple(queries.labels[r] for r in rows),
+        boxes=queries.boxes and tuple(queries.boxes[r] for r in rows),
+    )
+    easy, hard, junk = (tuple(part[r] for r in rows) for part in (truth.easy, truth.hard, truth.junk))
+    return dataclasses.replace(benchmark, queries=few), GroundTruth(easy, hard, junk)
 
 
 Ranks = dict[str, list[np.ndarray]]
@@ -209,6 +227,12 @@ def _found_ranks(job: _Job, queries: np.ndarray, gallery: Gallery, wanted: Wante
     """Ranks of the positives that an approximate index finds, and how well and how fast it finds what is near."""
     from cgd.stages.index import open_index  # FAISS only where it is asked for
 
+    most = 0 if job.benchmark.truth else max(recalls_of(job.benchmark, job.config)) + job.benchmark.leave_one_out
+    if job.config.k < min(most, gallery.size):
+        raise InputError(
+            f"evaluate.k={job.config.k} nearest images are too few for the recalls that are wanted: set it to {most} "
+            "or more."
+        )
     if not gallery.keys:
         raise InputError("an approximate index is built from stored descriptors: leave evaluate.descriptors at half.")
     config, k = job.config, min(job.config.k, gallery.size)
@@ -287,6 +311,8 @@ def _refuse_beside_videos(members: Sequence[Member], config: EvaluateConfig, ran
     """What is for images only."""
     if config.index != "exact":
         raise InputError(f"videos are searched exactly: set evaluate.index to exact, not {config.index}.")
+    if config.random_queries:
+        raise InputError("videos are all searched for: leave evaluate.random_queries at 0.")
     if random is not None or any(member.distractors for member in members):
         raise InputError("a benchmark of videos brings its own unlabelled videos: leave out --distractors.")
 

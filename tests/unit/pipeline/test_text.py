@@ -167,6 +167,16 @@ def test_a_run_tells_each_students_protocol_once() -> None:
     assert told.count("runs/s: ") == 2
 
 
+def test_recalls_stand_below_a_score_by_label_and_drawn_queries_on_its_card() -> None:
+    drawn = {"drawn": 10_000, "of": 60_502, "seed": 1}
+    score = {"protocols": {"labels": {"mAP": 3.0, "recall@1": 27.5, "recall@1000": 44.625}}}
+    assert text.recall_lines(score) == ["  recall@1 27.50, @1000 44.62"]
+    assert text.recall_lines({"protocols": {"medium": {"mAP": 3.0}}}) == []
+    assert "10,000 of 60,502 queries drawn at random with seed 1; trapezoid AP" in text.card_line(
+        card(random_queries=drawn)
+    )
+
+
 def test_an_extraction_names_every_invalid_image_with_its_reason() -> None:
     teacher = {"keys": {"fixed": "k", "crop-1": "l"}, "shards_written": 3, "shards_skipped": 1}
     told = text.extract_text(

@@ -219,3 +219,98 @@ def test_a_number_that_is_none_is_refused_with_its_image(place: dict[str, Any], 
 def test_an_index_over_vectors_that_are_not_stored_is_refused(place: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"leave evaluate\.descriptors at half"):
         scored(place, config=EvaluateConfig(index="hnsw", descriptors="single"))
+
+
+# scored by label
+
+
+def labelled(folder: Path, vectors: np.ndarray, labels: np.ndarray, recall_at: tuple[int, ...] = (1, 5, 10)) -> Any:
+    """A store with a benchmark of `vectors` (N, D), each searched for among the others."""
+    store = FeatureStore.open(folder / "s.zarr", write=True)
+    images = image_list("labelled", "test", len(vectors), tuple(map(str, labels)))
+    key = embeddings(store, images, vectors)
+    found = Benchmark("labelled", images, images, None, recall_at)
+    return {"store": store, "benchmark": found, "member": Member("net", key, key, None), "vectors": (vectors,)}
+
+
+SINGLE = EvaluateConfig(descriptors="single")
+
+
+def drawn_labels(count: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Classes of a few images around their means, the last two of one image each."""
+    draw = np.random.default_rng(1)
+    labels = np.concatenate([np.arange(count - 2) // 5, [90, 91]])
+    return draw.standard_normal((count, 8)) + draw.standard_normal((100, 8))[labels], labels
+
+
+def naive_recall(vectors: np.ndarray, labels: np.ndarray, k: int, rows: np.ndarray | None = None) -> float:
+    hits = []
+    for q in range(len(labels)) if rows is None else rows:
+        order = [i for i in np.argsort(-(l2(vectors) @ l2(vectors[q])), kind="stable") if i != q]
+        hits.append(any(labels[i] == labels[q] for i in order[:k]))
+    return 100 * float(np.mean(hits))
+
+
+def test_classes_of_one_image_can_never_hit_and_still_count(tmp_path: Path) -> None:
+    vectors, labels = drawn_labels()
+    found = scored(labelled(tmp_path, vectors, labels), config=SINGLE)["protocols"]["labels"]
+    assert [found[f"recall@{k}"] for k in (1, 5, 10)] == [naive_recall(vectors, labels, k) for k in (1, 5, 10)]
+    assert found["queries"] == 58  # of the mAP
+    everything = EvaluateConfig(descriptors="single", recall_at=(59,))
+    assert scored(labelled(tmp_path, vectors, labels), config=everything)["protocols"]["labels"]["recall@59"] == (
+        100 * 58 / 60
+    )
+
+
+def test_recall_is_told_where_the_benchmark_has_it_published_or_where_it_is_wanted(tmp_path: Path) -> None:
+    vectors, labels = drawn_labels()
+    plain, published = (labelled(tmp_path / n, vectors, labels, at) for n, at in (("a", (1, 5, 10)), ("b", (2, 4))))
+    assert "recall_at" not in scored(plain)["card"]  # keys of scores made before this stay
+    found = scored(published, config=SINGLE)
+    assert found["card"]["recall_at"] == [2, 4]
+    assert [n for n in found["protocols"]["labels"] if n.startswith("recall")] == ["recall@2", "recall@4"]
+    wanted = scored(published, config=EvaluateConfig(recall_at=(3,)))
+    assert wanted["card"]["recall_at"] == [3]
+    assert wanted["key"] != found["key"]
+
+
+def test_queries_drawn_at_random_are_told_and_searched_in_the_whole_gallery(tmp_path: Path) -> None:
+    vectors, labels = drawn_labels()
+    place = labelled(tmp_path, vectors, labels)
+    for seed in (0, 1):
+        found = scored(place, config=EvaluateConfig(descriptors="single", random_queries=20, seed=seed))
+        rows = np.sort(np.random.default_rng(seed).choice(60, 20, replace=False))
+        assert found["card"]["random_queries"] == {"drawn": 20, "of": 60, "seed": seed}
+        assert (found["queries"], found["gallery"]) == (20, 60)
+        assert found["protocols"]["labels"]["recall@1"] == naive_recall(vectors, labels, 1, rows)
+        ids = place["store"].get(Key.parse(found["key"])).read("queries").tolist()
+        assert ids == [place["benchmark"].queries.ids[r] for r in rows]
+    every = scored(place, config=EvaluateConfig(random_queries=60, seed=5))
+    assert every["key"] == scored(place)["key"]
+
+
+def test_an_index_that_looks_at_too_few_for_the_recall_wanted_is_refused(tmp_path: Path) -> None:
+    place = labelled(tmp_path, *drawn_labels())
+    with pytest.raises(InputError, match=r"evaluate\.k=20 nearest images are too few .* set it to 21"):
+        scored(place, config=EvaluateConfig(index="flat", k=20, recall_at=(20,)))
+    flat = scored(place, config=EvaluateConfig(index="flat", k=21, recall_at=(20,)))
+    exact = scored(place, config=EvaluateConfig(recall_at=(20,)))
+    assert flat["protocols"]["labels"]["recall@20"] == exact["protocols"]["labels"]["recall@20"]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("data", "at"), [("small", (1, 2, 4, 8, 16)), ("sop", (1, 10, 100, 1000))])
+def test_recalls_of_the_published_code_come_out_of_the_whole_path(
+    tmp_path: Path, shared: Path, data: str, at: tuple[int, ...]
+) -> None:
+    """From embeddings in the store to percentages (methods.md 8.7); what is tied is in tests/parity."""
+    known = np.load(shared / "reference/losses/recall_at_k.npz")
+    found = scored(labelled(tmp_path, known[f"{data}_X"], known[f"{data}_y"], at), config=SINGLE)
+    expected = 100 * known[f"{data}_recall_{'_'.join(map(str, at))}"]
+    assert [found["protocols"]["labels"][f"recall@{k}"] for k in at] == pytest.approx(expected.tolist(), abs=1e-9)
+
+
+@pytest.mark.parametrize("setting", [{"recall_at": (0,)}, {"recall_at": (1, 1)}, {"random_queries": -1}, {"seed": -1}])
+def test_settings_of_recall_that_mean_nothing_are_refused(setting: Any) -> None:
+    with pytest.raises(InputError, match=r"evaluate\."):
+        EvaluateConfig(**setting)

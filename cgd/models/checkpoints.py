@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import pickle
 import re
@@ -12,7 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ _UNREADABLE = (
 
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin")  # that weights files are found by
+HEAD = "head."  # what a student's last layer is called, where it has one
 HEADER = "cgd"  # one key of the safetensors header holds all we write there: several would come in random order
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,19 @@ def fill(network: nn.Module, checkpoint: Checkpoint, drop: Sequence[str] = ()) -
         raise WeightsError(f"{checkpoint.path} belongs to another network: {', '.join(told)}.")
     counters = {k: v for k, v in wanted.items() if k.endswith("num_batches_tracked")}
     network.load_state_dict(counters | given)
+
+
+def fill_below_head(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """As `fill`, but a head of another size than the file's stays as it was drawn, and the log says so."""
+    own = network.state_dict()
+    heads = [{k: v.shape for k, v in s.items() if k.startswith(HEAD)} for s in (own, checkpoint.state)]
+    if heads[0] == heads[1]:
+        fill(network, checkpoint)
+        return
+    below = {k: v for k, v in checkpoint.state.items() if not k.startswith(HEAD)}
+    fill(network, replace(checkpoint, state=below | {k: own[k] for k in heads[0]}))
+    told = "a new one is drawn" if heads[0] else "there is none now"
+    log.info("%s gives all but the head: %s", checkpoint.path, told)
 
 
 def _why_refused(error: Exception) -> str:

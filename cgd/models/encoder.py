@@ -74,7 +74,7 @@ def gmacs(encoder: Encoder) -> float:
 
     torch counts every multiply-add twice.
     """
-    size = encoder.input_spec.size
+    size = encoder.input_spec.centre_crop or encoder.input_spec.size
     device = next(encoder.parameters()).device
     was_training = encoder.training
     with FlopCounterMode(display=False) as counter, torch.inference_mode():

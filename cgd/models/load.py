@@ -13,7 +13,7 @@ import torch
 
 from cgd import registry
 from cgd.errors import InputError
-from cgd.models.checkpoints import WeightsFile, file_digest, fill, locate, with_digest
+from cgd.models.checkpoints import WeightsFile, file_digest, fill, fill_below_head, locate, with_digest
 from cgd.models.encoder import Encoder, EncoderSource
 from cgd.models.published import TEACHERS, imported_name, publication_of
 from cgd.registry import Found, Spec
@@ -62,13 +62,23 @@ def _how_to_import(function: Callable[..., Any], name: str, file: str) -> str:
 
 
 def student(text: str, init: WeightsFile | None, seed: int = 0) -> EncoderSource:
-    """The untrained student called `text`, its trunk from the file `init`; the rest is drawn from `seed`."""
+    """The untrained student called `text`, its trunk from the file `init`; the rest is drawn from `seed`.
+
+    `init` is a trunk as its authors publish it, or a student that was distilled: of that everything but the head has
+    to match, and the head is taken where it has the shape asked for.
+    """
     spec = Spec.parse(text)
     found = registry.resolve(STUDENTS, spec, text)
     options, overrides = _split(found, spec, text)
 
     def build() -> Encoder:
-        return _build(found, init, options, overrides, text, seed)
+        if init is None or found.origin:  # who brings a network brings its way of reading files
+            return _build(found, init, options, overrides, text, seed)
+        drawn, begun = _build(found, None, options, overrides, text, seed), init.read()
+        if drawn.network.state_dict().keys().isdisjoint(begun.state):
+            return _build(found, init, options, overrides, text, seed)
+        fill_below_head(drawn.network, begun)
+        return drawn
 
     identity = {**_identity(spec, found, options, overrides, init), "seed": seed}
     return EncoderSource(text, f"{_label(spec, options)}-seed{seed}", identity, init, build)

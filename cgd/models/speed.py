@@ -86,7 +86,7 @@ def _fastest(encoder: Encoder, batch: int, device: torch.device, seconds: float)
 
 
 def _images(encoder: Encoder, count: int, device: torch.device) -> torch.Tensor:
-    size = encoder.input_spec.size
+    size = encoder.input_spec.centre_crop or encoder.input_spec.size
     return torch.full((count, 3, size, size), 0.5, device=device).contiguous(memory_format=torch.channels_last)
 
 

@@ -1,4 +1,4 @@
-"""AlexNet as torchvision has it, with the features of its second hidden layer; a teacher of context-unaware students."""
+"""AlexNet as torchvision has it, cut after its second hidden layer; a teacher of context-unaware students."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The students of context-unaware distillation, what they cost, how one begins with another, and AlexNet beside them."""
+"""The students of context-unaware distillation, what they cost, how one begins with another, and AlexNet."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def embed(
         images=images,
         sources=sources,
         views=[view],
-        config=config,
+        config=config.of_all,
         compute=session.compute(),
     )
     return {label: encoder.keys[view] for label, encoder in report.encoders.items()}

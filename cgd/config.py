@@ -6,7 +6,7 @@ Where things are and how fast they run (paths, devices, workers, batch sizes of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from typing import Any, Literal
 
@@ -63,6 +63,11 @@ class ExtractConfig:
         _range("extract.flip", self.flip, 0, 1)
         _ordered("extract.crop_area", self.crop_area, 1)
         _ordered("extract.crop_aspect", self.crop_aspect)
+
+    @property
+    def of_all(self) -> ExtractConfig:
+        """The same without a budget: of a benchmark every image is embedded."""
+        return replace(self, images=0)
 
 
 @dataclass(frozen=True)
@@ -282,28 +287,36 @@ class EvaluateConfig:
     descriptors: Literal["half", "single"] = "half"  # of gallery and distractors; queries are always single
     index: Literal["exact", "flat", "ivf-pq", "hnsw"] = "exact"
     k: int = 1000  # nearest images looked at by an index that is not exact; positives beyond them are missed
-    # how alike two videos are, from their frames' vectors (methods.md 8.5), and how many of the first frames count
-    video: Literal["cf", "fme", "fmx", "sme", "smx"] = field(default="cf", metadata={"neutral": "cf"})
-    frames: int = field(default=60, metadata={"neutral": 60})  # 0 = all
-
-    def __post_init__(self) -> None:
+    # sign: binary codes by Hamming distance, a bit for each dimension; AP among the first `top`, 0 = all (methods.md 8.6)
+    codes: Literal["none", "sign"] = field(default="none", metadata={"neutral": "none"})
+    top: int = field(default=0, metadata={"neutral": 0})
     # of benchmarks scored by label; none = where the benchmark's papers have it, or 1, 5 and 10
     recall_at: tuple[int, ...] = field(default=(), metadata={"neutral": ()})
     # score so many queries at most, drawn at random, as EmbeddingDistillation does with 10,000; 0 = all
     random_queries: int = field(default=0, metadata={"neutral": 0})
     seed: int = field(default=0, metadata={"neutral": 0})  # of the queries that are drawn
+    # how alike two videos are, from their frames' vectors (methods.md 8.5), and how many of the first frames count
+    video: Literal["cf", "fme", "fmx", "sme", "smx"] = field(default="cf", metadata={"neutral": "cf"})
+    frames: int = field(default=60, metadata={"neutral": 60})  # 0 = all
+
+    def __post_init__(self) -> None:
         _range("evaluate.k", self.k, 1)
-        _range("evaluate.frames", self.frames, 0)
-
-
-@dataclass(frozen=True)
-class IndexConfig:
+        _range("evaluate.top", self.top, 0)
+        if self.codes != "none" and self.index != "exact":
+            raise InputError(f"binary codes have an index of their own: set evaluate.index to exact, not {self.index}.")
+        if self.top and self.codes == "none":
+            raise InputError("evaluate.top cuts the ranking of binary codes: set evaluate.codes to sign, or top to 0.")
         for k in self.recall_at:
             _range("evaluate.recall_at", k, 1)
         if len(set(self.recall_at)) != len(self.recall_at):
             raise InputError(f"evaluate.recall_at names a number twice: {', '.join(map(str, self.recall_at))}.")
         _range("evaluate.random_queries", self.random_queries, 0)
         _range("evaluate.seed", self.seed, 0)
+        _range("evaluate.frames", self.frames, 0)
+
+
+@dataclass(frozen=True)
+class IndexConfig:
     """How approximate indexes are built and searched; only what belongs to the kind in use enters its artifacts."""
 
     lists: int = 0  # ivf-pq: cells; 0 = the power of two nearest to the square root of the number of images

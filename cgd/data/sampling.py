@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from cgd.errors import InputError
-from cgd.types import Batch
+from cgd.types import Batch, ImageList
 
 CLASS_SEPARATOR = "|"  # in the label of an image of several classes
 
@@ -103,6 +103,61 @@ def class_batches(
         ]
         rows = np.concatenate(chosen)[:, None].astype(np.int64)
         yield Batch(rows, generator.choice(np.asarray(views, np.int64), rows.shape))
+
+
+def within_budget(images: ImageList, most: int, by: str, seed: int) -> np.ndarray:
+    """(N,) bool: at most `most` of the images, drawn by `seed` (methods.md 4); 0 means all of them.
+
+    `by` an image each, or whole labels, of which images without one are in none. What a smaller budget keeps, a larger
+    one of the same seed keeps too.
+    """
+    if not 0 < most < len(images):
+        return np.ones(len(images), bool)
+    draw = np.random.default_rng(np.random.SeedSequence([seed, 7]))
+    if by == "image":
+        kept = np.zeros(len(images), bool)
+        kept[draw.permutation(len(images))[:most]] = True
+        return kept
+    if images.labels is None:
+        raise InputError(f"{images.title} has no labels to draw images by: use images_by=image.")
+    numbers = label_numbers(images.labels)
+    sizes = np.bincount(numbers[numbers >= 0])
+    order = draw.permutation(len(sizes))
+    chosen = order[np.cumsum(sizes[order]) <= most]
+    if not len(chosen):
+        raise InputError(
+            f"a budget of {most} images holds no whole label of {images.title}: ask for more, or use images_by=image."
+        )
+    return np.isin(numbers, chosen)
+
+
+def some_labels(numbers: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Label numbers (N,) of which a `share`, drawn by `seed`, stays; the others become -1, as of no label."""
+    if share == 1:
+        return numbers
+    known = np.flatnonzero(numbers >= 0)
+    draw = np.random.default_rng(np.random.SeedSequence([seed, 8]))
+    kept = draw.permutation(known)[: round(share * len(known))]
+    some = np.full_like(numbers, -1)
+    some[kept] = numbers[kept]
+    return some
+
+
+def append_unlabelled(
+    batches: Sequence[Batch], rows: np.ndarray, views: Sequence[int], count: int, generator: np.random.Generator
+) -> list[Batch]:
+    """Batches of single images with `count` of the unlabelled `rows` (M,) behind each, as different as there are."""
+    if len(rows) == 0:
+        raise InputError(
+            "distill.unlabelled appends images without a label, and there are none to train on: set distill.labelled "
+            "below 1 to leave labels unused, or distill.unlabelled=0."
+        )
+    longer = []
+    for batch in batches:
+        more = generator.choice(rows, (count, 1), replace=len(rows) < count).astype(np.int64)
+        seen = generator.choice(np.asarray(views, np.int64), more.shape)
+        longer.append(Batch(np.concatenate([batch.rows, more]), np.concatenate([batch.views, seen])))
+    return longer
 
 
 def label_numbers(labels: Sequence[str]) -> np.ndarray:

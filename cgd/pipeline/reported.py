@@ -183,7 +183,7 @@ def lacks_vectors(
     store = session.store()
     for view, images in lists.items():
         for each in images:
-            if not store.is_sealed(embeddings_identity(each, source, view, recipe.extract).key):
+            if not store.is_sealed(embeddings_identity(each, source, view, recipe.extract.of_all).key):
                 return each
     return None
 

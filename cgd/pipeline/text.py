@@ -146,12 +146,21 @@ def student_text(r: Result) -> str:
     steps = ", ".join(f"{k} {v:.3f}" for k, v in r["seconds_per_step"].items())
     return (
         f"{r['folder']}: {r['parameters']:,} parameters, {r['gmacs']:.3f} GMACs, {r['epochs']} epochs, "
-        f"loss {r['final_loss']:.4f}; seconds per step: {steps}"
+        f"loss {r['final_loss']:.4f}; seconds per step: {steps}{_queries(r.get('teacher_queries'))}"
     )
 
 
+def _queries(queries: Mapping[str, int] | None) -> str:
+    """How often teachers had to look; results kept by earlier versions do not tell."""
+    if not queries:
+        return ""
+    parts = f"{queries['images']:,} images x {queries['views']} views x {queries['teachers']} teachers"
+    return f"; {queries['total']:,} teacher queries ({parts})"
+
+
 def extract_text(r: Result) -> str:
-    lines = [f"{r['valid']} of {r['images']} images are valid"]
+    beyond = f", {r['not_asked']} were not asked for" if r["not_asked"] else ""
+    lines = [f"{r['valid']} of {r['images']} images are valid{beyond}"]
     lines += [f"  invalid: {f['id']}: {f['reason']}" for f in r["failed"]]
     for label, t in r["teachers"].items():
         rate = f", {t['images_per_second']:.0f} images/s in the network" if t["images_per_second"] else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save
 
+from cgd import registry
 from cgd.config import DistillConfig
 from cgd.data.views import CROP, FIXED
 from cgd.errors import InputError, MissingError
@@ -21,7 +23,7 @@ from cgd.models.encoder import EncoderSource, gmacs
 from cgd.stages import select
 from cgd.stages.checkpoint import Checkpoint
 from cgd.stages.codebook import fit_codebook
-from cgd.stages.fuse import TargetPlan, make_method, usable_rows
+from cgd.stages.fuse import TargetPlan, make_method, trained_rows, usable_rows
 from cgd.stages.processes import Processes, joined
 from cgd.stages.training import LOG, Trained, Training, log_lines
 from cgd.stages.validation import validation_rows
@@ -49,6 +51,7 @@ class DistillReport:
     best: Mapping[str, Any] | None  # by which score of classes held out its epoch was chosen, if by one
     seconds_per_step: Mapping[str, float]
     skipped: bool
+    teacher_queries: Mapping[str, int]  # images, views and teachers that training rests on, and their product
 
     def as_json(self) -> dict[str, Any]:
         """The object of `cgd distill --json`."""
@@ -90,7 +93,7 @@ def distill(job: Distillation) -> DistillReport:
             trained = training.run()
         with processes.first_goes_ahead():
             if processes.first and not skipped:
-                _publish(job, identity, trained, training.norm, withheld.labels)
+                _publish(job, identity, trained, training.norm, withheld.labels, _queries(plan))
     artifact = job.store.get(identity.key)
     if processes.first:
         Checkpoint(job.out, str(identity.key), job.compute.device).forget()
@@ -111,6 +114,7 @@ def distill(job: Distillation) -> DistillReport:
         best=about.get("best"),
         seconds_per_step=notes[-1].get("seconds_per_step", {}) if notes else {},
         skipped=skipped,
+        teacher_queries=about.get("teacher_queries", {}),  # earlier students do not tell
     )
 
 
@@ -126,7 +130,7 @@ def _training(
     scored = None
     if job.config.validation:
         assert job.images.labels is not None
-        usable = usable_rows(job.store, plan.teachers)
+        usable = usable_rows(job.store, plan.teachers) & ~withheld.beyond
         scored = validation_rows(job.images.labels, withheld.validation, usable, job.config.seed)
     name = str(identity.key)
     return Training(job.store, job.images, plan, job.source, job.config, name, job.out, job.compute, processes, scored)
@@ -184,6 +188,11 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
             f"the method {config.method} repeats the teachers' own features, and distill.space={config.space} gives it "
             "whitened ones: use --set distill.space=raw."
         )
+    if needs.batches != "classes" and (config.labelled, config.unlabelled) != (1, 0):
+        raise InputError(
+            f"the method {config.method} draws no batches by class, which distill.labelled and distill.unlabelled are "
+            "of: leave them out, or use absolute-teacher or relative-teacher."
+        )
     for key in (k for ks in keys for k in ks):
         if job.store.get(key).settings["ids"] != ids_digest(images):
             raise InputError(f"{key} holds other images than {images.title}: extract and whiten these first.")
@@ -218,6 +227,8 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
         codebook=codebook,
         withheld=withheld.rows,
         images_per_class=config.images_per_class,
+        labelled=config.labelled,
+        unlabelled=config.unlabelled,
     )
     return plan, withheld
 
@@ -254,7 +265,8 @@ def _identity(job: Distillation, plan: TargetPlan, withheld: Withheld, processes
     settings.pop("teachers", None)  # the inputs name them
     if job.config.exclude:
         settings["exclude"] = list(withheld.labels)  # what the file says, not where it is
-    by_label = plan.labels is not None or job.config.validation or job.config.exclude
+    of_budget = job.config.images and job.config.images_by == "label"
+    by_label = plan.labels is not None or job.config.validation or job.config.exclude or of_budget
     settings |= {
         "dataset": job.images.name,
         "split": job.images.split,
@@ -266,7 +278,25 @@ def _identity(job: Distillation, plan: TargetPlan, withheld: Withheld, processes
     return identify("students", [job.images.title, job.source.label], VERSION, settings, inputs)
 
 
-def _publish(job: Distillation, identity: Identity, trained: Trained, batch_norm: str, excluded: Sequence[str]) -> None:
+def _queries(plan: TargetPlan) -> dict[str, int]:
+    """How many times a teacher had to look at an image for this training, by what that is the product of."""
+    needed = registry.find("cgd.methods", plan.method).needs.teachers
+    counts = {
+        "images": int(trained_rows(plan).sum()),
+        "views": len(plan.views),
+        "teachers": len(plan.teachers) if needed else 0,
+    }
+    return {**counts, "total": math.prod(counts.values())}
+
+
+def _publish(
+    job: Distillation,
+    identity: Identity,
+    trained: Trained,
+    batch_norm: str,
+    excluded: Sequence[str],
+    queries: Mapping[str, int],
+) -> None:
     """Make the student an artifact: its tensors, what it is and how it came about, and its log."""
     encoder, lines = trained.encoder, trained.lines
     weights = {k: v.detach().cpu().contiguous() for k, v in encoder.network.state_dict().items()}
@@ -282,6 +312,7 @@ def _publish(job: Distillation, identity: Identity, trained: Trained, batch_norm
         job.config.method: dataclasses.asdict(job.method_config),
         "teachers": list(job.teachers),
         "inputs": list(identity.inputs),
+        "teacher_queries": dict(queries),
     }
     if trained.best:
         about["best"] = {**trained.best, "criterion": "highest leave-one-out mAP of the classes held out"}

@@ -25,6 +25,7 @@ from cgd.stages.growth import Known, Stock
 from cgd.types import ImageList, InputSpec
 
 Block = dict[str, np.ndarray]
+NOT_ASKED = "not asked for: beyond the budget of the extraction"  # the reason of an image that no teacher was shown
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 log = logging.getLogger(__name__)
 
@@ -127,11 +128,12 @@ def embed_rows(
     compute: Compute,
     meter: Meter,
     read: Callable[[ImageList, int], DecodedImage | ImageFile] = read_row,
+    asked: np.ndarray | None = None,
 ) -> list[Block]:
     """The arrays of an `embeddings` shard for each look. Batches never cross the borders of `rows`.
 
     Images of one shape share a forward pass. An image that cannot be decoded is invalid and holds NaN. An image that
-    every look has in stock is read and digested, not decoded.
+    every look has in stock is read and digested, not decoded. One that is not `asked` (N,) for is not read.
     """
     blocks = [_empty(rows, look, images) for look in looks]
     known: list[dict[int, Known]] = [{} for _ in looks]
@@ -140,8 +142,12 @@ def embed_rows(
     def load(row: int) -> _Loaded:
         return _load(read(images, row), row, looks, images, config)
 
-    stream = ahead(load, rows, compute.workers, 2 * compute.workers)
-    for place in range(len(rows)):
+    places = [place for place, row in enumerate(rows) if asked is None or asked[row]]
+    for block in blocks if len(places) < len(rows) else []:
+        block["reasons"][np.setdiff1d(np.arange(len(rows)), places)] = NOT_ASKED
+    meter.skip(len(rows) - len(places))
+    stream = ahead(load, [rows[place] for place in places], compute.workers, 2 * compute.workers)
+    for place in places:
         loaded = meter.next(stream)
         for number, (look, block) in enumerate(zip(looks, blocks, strict=True)):
             block["digests"][place] = loaded.digest

@@ -18,13 +18,14 @@ import torch
 from cgd.config import ExtractConfig
 from cgd.data.images import digest_of, image_bytes
 from cgd.data.loading import ahead
+from cgd.data.sampling import within_budget
 from cgd.data.views import CROP, CROPPED, view_kind
 from cgd.errors import InputError, StoreError
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
 from cgd.progress import progress
 from cgd.stages.canaries import check_canaries
-from cgd.stages.embed import Look, Meter, Tally, embed_rows, policy_settings
+from cgd.stages.embed import NOT_ASKED, Look, Meter, Tally, embed_rows, policy_settings
 from cgd.stages.growth import stocks
 from cgd.stages.images import check_same_images, store_images
 from cgd.store import layout
@@ -59,7 +60,8 @@ class EncoderReport:
 class ExtractReport:
     """Counts of the images, the failures with their reasons, and a report per encoder's label.
 
-    `waiting` is the share of the time in which the networks waited for images to be read and decoded.
+    `waiting` is the share of the time in which the networks waited for images to be read and decoded; `not_asked` are
+    the images beyond the budget, which are no failures.
     """
 
     images: int
@@ -67,16 +69,18 @@ class ExtractReport:
     encoders: dict[str, EncoderReport]
     images_per_second: float = 0.0
     waiting: float = 0.0
+    not_asked: int = 0
 
     @property
     def valid(self) -> int:
-        return self.images - len(self.failed)
+        return self.images - self.not_asked - len(self.failed)
 
     def as_json(self) -> dict[str, Any]:
         """The object of `cgd extract-teachers --json`."""
         return {
             "images": self.images,
             "valid": self.valid,
+            "not_asked": self.not_asked,
             "failed": [{"id": i, "reason": r} for i, r in self.failed.items()],
             "images_per_second": self.images_per_second,
             "waiting_for_images": self.waiting,
@@ -111,10 +115,14 @@ class _Job:
     look: Look
     writer: Writer
     missing: frozenset[int]
+    asked: np.ndarray
 
 
 def embeddings_identity(images: ImageList, source: EncoderSource, view: str, config: ExtractConfig) -> Identity:
-    """What determines one encoder's vectors of one view: ids, weights, options, the view's policy, precision."""
+    """What determines one encoder's vectors of one view: ids, weights, options, the view's policy, precision.
+
+    Of a budget it is the images kept, however they were drawn.
+    """
     settings: dict[str, Any] = {
         "dataset": images.name,
         "split": images.split,
@@ -123,11 +131,18 @@ def embeddings_identity(images: ImageList, source: EncoderSource, view: str, con
         "view": view,
         "precision": config.precision,
     }
+    if not (asked := _asked(images, config)).all():
+        settings["asked"] = sha256(canonical([images.ids[row] for row in np.flatnonzero(asked)]))
     if view_kind(view) == CROP:
         settings["policy"] = {**policy_settings(config), "size": config.crop_size}
     if view == CROPPED:
         settings["boxes"] = sha256(canonical(list(images.boxes or ())))
     return identify("embeddings", [images.title, source.label, view], VERSION, settings)
+
+
+def _asked(images: ImageList, config: ExtractConfig) -> np.ndarray:
+    """(N,) bool: the images that teachers are shown."""
+    return within_budget(images, config.images, config.images_by, config.images_seed)
 
 
 def extract(
@@ -147,6 +162,7 @@ def extract(
     """
     wanted = _wanted(images, sources, views, config)
     report = ExtractReport(len(images), {}, {s.label: EncoderReport() for s in sources})
+    report.not_asked = int((~_asked(images, config)).sum())
     for each in wanted:
         report.encoders[each.source.label].keys[each.view] = each.identity.key
     check_same_images(store, images)
@@ -160,7 +176,7 @@ def extract(
         check_canaries(store, list(zip((w.source for w in unsealed), looks, strict=True)), config, compute)
     store_images(store, images)
     if unsealed:
-        _run(_open(store, images, unsealed, looks, compute), images, config, compute, report)
+        _run(_open(store, images, unsealed, looks, config, compute), images, config, compute, report)
     report.failed.update(_failures(store, wanted))
     return report
 
@@ -180,8 +196,9 @@ def estimate(
     """
     wanted = _wanted(images, sources, views, config)
     unsealed = [w for w in wanted if not store.is_sealed(w.identity.key)]
+    asked = np.flatnonzero(_asked(images, config))
     result = {
-        "images": len(images),
+        "images": len(asked),
         "artifacts": len(unsealed),
         "free_bytes": store.files.free_bytes(),
         "bytes": 0,
@@ -191,18 +208,18 @@ def estimate(
     if not unsealed:
         return result
     looks = _looks(unsealed, {w.source.label: Tally() for w in unsealed}, compute)
-    sample, seconds = min(len(images), SAMPLE_IMAGES), 0.0
+    sample, seconds = min(len(asked), SAMPLE_IMAGES), 0.0
     with progress(2 * sample, "measuring") as bar:
         for _ in range(2):  # the first pass warms up
             started = time.perf_counter()
-            embed_rows(range(sample), looks, images, config, compute, Meter(bar))
+            embed_rows(asked[:sample].tolist(), looks, images, config, compute, Meter(bar))
             seconds = time.perf_counter() - started
-    rate, share = sample / seconds, _share_copied(store, images, unsealed, looks, compute)
+    rate, share = sample / seconds, _share_copied(store, images, asked, unsealed, looks, compute)
     return {
         **result,
         "bytes": _bytes(images, looks),
         "images_per_second": rate,
-        "seconds": (1 - share) * len(images) / rate,
+        "seconds": (1 - share) * len(asked) / rate,
         "share_copied": share,
     }
 
@@ -243,16 +260,21 @@ def _check_space(store: FeatureStore, images: ImageList, looks: Sequence[Look]) 
 
 
 def _open(
-    store: FeatureStore, images: ImageList, unsealed: Sequence[_Wanted], looks: Sequence[Look], compute: Compute
+    store: FeatureStore,
+    images: ImageList,
+    unsealed: Sequence[_Wanted],
+    looks: Sequence[Look],
+    config: ExtractConfig,
+    compute: Compute,
 ) -> list[_Job]:
     """A writer for each artifact, all cut at the same rows, and what can be copied into it."""
     count = len(images)
     widest = max(4 * int(np.prod(look.shapes(count)["vectors"][1:])) for look in looks)
     rows = compute.shard_rows or layout.shard_rows(count, widest)
-    jobs = []
+    jobs, asked = [], _asked(images, config)
     for each, look in zip(unsealed, _stocked(store, unsealed, looks), strict=True):
         writer = store.writer(each.identity, look.shapes(count), attributes=_about(each, look), shard_rows=rows)
-        jobs.append(_Job(each, look, writer, frozenset(writer.missing())))
+        jobs.append(_Job(each, look, writer, frozenset(writer.missing()), asked))
     return jobs
 
 
@@ -269,13 +291,18 @@ def _about(wanted: _Wanted, look: Look) -> dict[str, Any]:
 
 
 def _share_copied(
-    store: FeatureStore, images: ImageList, unsealed: Sequence[_Wanted], looks: Sequence[Look], compute: Compute
+    store: FeatureStore,
+    images: ImageList,
+    asked: np.ndarray,
+    unsealed: Sequence[_Wanted],
+    looks: Sequence[Look],
+    compute: Compute,
 ) -> float:
     """Which share of the rows is in the store, by the digests of some images across the list."""
     found = [look.stock for look in _stocked(store, unsealed, looks)]
     if not any(found):
         return 0.0
-    rows = np.unique(np.linspace(0, len(images) - 1, SAMPLE_DIGESTS).astype(int)).tolist()
+    rows = asked[np.unique(np.linspace(0, len(asked) - 1, SAMPLE_DIGESTS).astype(int))].tolist()
 
     def known(row: int) -> list[bool]:
         digest = digest_of(image_bytes(images.root, images.paths[row]))
@@ -348,7 +375,8 @@ def _run_shard(
     rows = group[0].writer.shard_range(shard)
     if not todo:
         meter.skip(len(rows))
-    blocks = embed_rows(rows, [job.look for job in todo], images, config, compute, meter) if todo else []
+    looks, asked = [job.look for job in todo], group[0].asked
+    blocks = embed_rows(rows, looks, images, config, compute, meter, asked=asked) if todo else []
     made = {job.writer.key: block for job, block in zip(todo, blocks, strict=True)}
     alone = True
     for job in lacking:
@@ -374,7 +402,7 @@ def _failures(store: FeatureStore, wanted: Sequence[_Wanted]) -> dict[str, str]:
     if key is None:
         return {}
     blocks = store.get(key).blocks("ids", "reasons")
-    return {i: r for _, (ids, reasons) in blocks for i, r in zip(ids, reasons, strict=True) if r}
+    return {i: r for _, (ids, reasons) in blocks for i, r in zip(ids, reasons, strict=True) if r not in ("", NOT_ASKED)}
 
 
 def _bytes(images: ImageList, looks: Sequence[Look]) -> int:

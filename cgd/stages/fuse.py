@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from cgd import registry
 from cgd.data.sampling import (
+    append_unlabelled,
     class_batches,
     epoch_generator,
     image_pairs,
@@ -29,6 +30,7 @@ from cgd.data.sampling import (
     label_numbers,
     label_pairs,
     single_images,
+    some_labels,
 )
 from cgd.errors import InputError, StoreError
 from cgd.methods import Method
@@ -45,8 +47,9 @@ class TargetPlan:
     """All that determines every epoch's batches and targets; small enough to send to another process.
 
     `teachers` holds, per teacher, the key of its vectors for each number in `views`: whitened, or embeddings as they
-    came. `labels` are there where pairs are of images with one label, or where the method asks for them. `withheld`
-    are rows not to train on.
+    came. `labels` are there where pairs are of images with one label, or where the method asks for them; batches by
+    class use a share `labelled` of them, and a share `unlabelled` of the batch is appended to it. `withheld` are rows
+    not to train on.
     """
 
     store: tuple[str, ...]
@@ -61,6 +64,15 @@ class TargetPlan:
     codebook: Key | None = None
     withheld: tuple[int, ...] = ()
     images_per_class: int = 8
+    labelled: float = 1.0
+    unlabelled: float = 0.0
+
+    @property
+    def numbers(self) -> np.ndarray | None:
+        """(N,) the label that each image is trained with, where the method asks for it; -1 of none."""
+        if self.labels is None or not registry.find("cgd.methods", self.method).needs.labels:
+            return None
+        return some_labels(label_numbers(self.labels), self.labelled, self.seed)
 
     def open_store(self) -> FeatureStore:
         """The store of the URL `store` begins with, the others behind it."""
@@ -105,10 +117,15 @@ def epoch_batches(plan: TargetPlan, epoch: int) -> list[Batch]:
     usable[list(plan.withheld)] = False
     needs = registry.find("cgd.methods", plan.method).needs
     drawn = usable, plan.views, plan.batch_pairs
-    numbers = label_numbers(plan.labels) if needs.labels and plan.labels is not None else None
+    numbers = plan.numbers
+    batches: Iterable[Batch]
     if needs.batches == "classes":
         assert numbers is not None, "who draws by class asks for labels"
         batches = class_batches(numbers, *drawn, plan.images_per_class, generator)
+        if extra := round(plan.unlabelled * plan.batch_pairs):
+            others = np.random.default_rng(np.random.SeedSequence([plan.seed, epoch, 9]))
+            rows = np.flatnonzero(usable & (numbers < 0))
+            batches = append_unlabelled(list(batches), rows, plan.views, extra, others)
     elif needs.batches == "images":
         batches = single_images(*drawn, generator)
     elif plan.labels is not None:
@@ -138,6 +155,20 @@ def epoch_targets(plan: TargetPlan, epoch: int) -> tuple[list[Batch], list[Targe
             targets.append(method.target([to_single(v[part]) for v in vectors], batch, generator))
             start += len(batch)
     return batches, targets
+
+
+def trained_rows(plan: TargetPlan) -> np.ndarray:
+    """(N,) bool: the images that batches are drawn from, which is what teachers had to look at for this plan."""
+    rows = usable_rows(plan.open_store(), plan.teachers)
+    rows[list(plan.withheld)] = False
+    needs = registry.find("cgd.methods", plan.method).needs
+    if needs.batches == "classes" and not plan.unlabelled:
+        assert plan.numbers is not None, "who draws by class asks for labels"
+        rows &= plan.numbers >= 0
+    elif needs.batches == "pairs" and plan.labels is not None:
+        _, owner, counts = np.unique(np.asarray(plan.labels)[rows], return_inverse=True, return_counts=True)
+        rows[rows] = counts[owner] >= 2  # one alone has no pair
+    return rows
 
 
 def usable_rows(store: FeatureStore, teachers: Sequence[Sequence[Key]]) -> np.ndarray:

@@ -19,7 +19,7 @@ from cgd.store.files import fetch_all
 from cgd.store.keys import Identity
 from cgd.types import Key
 
-_OF_THE_LIST = ("dataset", "split", "ids")  # settings in which the source of a row may differ from its copy
+_OF_THE_LIST = ("dataset", "split", "ids", "asked")  # settings in which the source of a row may differ from its copy
 log = logging.getLogger(__name__)
 
 
@@ -158,7 +158,7 @@ def _fits(entry: Entry, identity: Identity, about: Mapping[str, Any]) -> bool:
 
 
 def _without_list(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: None if name in _OF_THE_LIST else value for name, value in settings.items()}
+    return {name: value for name, value in settings.items() if name not in _OF_THE_LIST}
 
 
 def _index(artifact: Artifact, by_id: bool) -> _Index:

@@ -23,14 +23,16 @@ def embeddings_of(
 ) -> dict[str, dict[str, Key]]:
     """Sealed embeddings of a data set by the teacher's label and the view; refuses an ambiguous choice.
 
-    `teacher` is a label, or a name with any of the options it was extracted with.
+    `teacher` is a label, or a name with any of the options it was extracted with. Embeddings of all images come before
+    those of a budget.
     """
-    found: dict[str, dict[str, list[Key]]] = {}
+    fitting: dict[str, dict[str, list[Entry]]] = {}
     for entry in store.entries("embeddings"):
         if not entry.sealed or entry.settings["dataset"] != dataset or split not in (None, entry.settings["split"]):
             continue
         if teacher is None or fits(teacher, entry):
-            found.setdefault(entry.attributes["label"], {}).setdefault(entry.settings["view"], []).append(entry.key)
+            fitting.setdefault(entry.attributes["label"], {}).setdefault(entry.settings["view"], []).append(entry)
+    found = {label: {view: _widest(entries) for view, entries in views.items()} for label, views in fitting.items()}
     title = title_of(dataset, split)
     if not found:
         whose = f" of {teacher}" if teacher else ""
@@ -43,6 +45,11 @@ def embeddings_of(
                     f"{title} has {len(keys)} embeddings of {label} ({view}); name one of: {', '.join(map(str, keys))}."
                 )
     return {label: {view: keys[0] for view, keys in views.items()} for label, views in found.items()}
+
+
+def _widest(entries: Sequence[Entry]) -> list[Key]:
+    """Those of all images where there are some, else all."""
+    return [e.key for e in entries if "asked" not in e.settings] or [e.key for e in entries]
 
 
 def fits(teacher: str, entry: Entry) -> bool:
@@ -83,7 +90,8 @@ def teachers_of(
             if exact not in found:
                 raise MissingError(f"'{teacher}' fits {', '.join(found)}; name one of them.")
             found = {exact: found[exact]}
-        chosen |= found
+        for label, views in found.items():
+            chosen.setdefault(label, {}).update(views)
     return chosen
 
 

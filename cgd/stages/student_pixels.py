@@ -50,6 +50,11 @@ class StudentPixels:
         policy = embeddings_behind(store, first.key).settings.get("policy", {})
         self.crop_filter = str(policy.get("filter", "own"))
 
+    @property
+    def seen(self) -> np.ndarray:
+        """(N,) bool: images that were read for the store, if only to find that they cannot be decoded."""
+        return np.asarray(self.digests.any(axis=1))
+
     def samples(self, epoch: int, number: int, batch: Batch, share: slice = slice(None)) -> list[Sample]:
         """The `share` of the rows of batch `number` of an epoch, a row's images in a row."""
         seed = (self.config.seed, epoch, 4, number) if self.config.photometric != "none" else None

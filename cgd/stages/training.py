@@ -191,7 +191,9 @@ class Training:
             batchnorm.freeze(encoder)
 
     def _unfold_batches(self, encoder: Encoder) -> Iterator[torch.Tensor]:
-        trained = np.delete(np.arange(len(self.images)), self.plan.withheld)
+        seen = self.pixels.seen
+        seen[list(self.plan.withheld)] = False
+        trained = np.flatnonzero(seen)
         rows = trained[np.linspace(0, len(trained) - 1, min(UNFOLD_IMAGES, len(trained))).astype(int)]
         readable = [int(r) for r in rows if read_image(self.images.root, self.images.paths[r]).image is not None]
         for start in range(0, len(readable), EMBED_BATCH):

@@ -185,13 +185,13 @@ def read_whitening(store: FeatureStore, key: Key) -> Whitening:
 def _fitting_rows(artifacts: Sequence[Artifact], config: WhitenConfig) -> Iterator[tuple[np.ndarray, int]]:
     """l2-normalised valid rows (M, D) at scale 1 of every block, and how many rows the block had.
 
-    With `samples` a random choice of all rows, the same for every run of one seed.
+    With `samples` a random choice of all rows that were asked for, the same for every run of one seed.
     """
-    total = sum(a.rows for a in artifacts)
-    chosen = np.ones(total, bool)
-    if 0 < config.samples < total:
-        chosen = np.zeros(total, bool)
-        chosen[np.random.default_rng(config.seed).choice(total, config.samples, replace=False)] = True
+    chosen = np.concatenate([a.read("valid") if "asked" in a.settings else np.ones(a.rows, bool) for a in artifacts])
+    if 0 < config.samples < chosen.sum():
+        drawn = np.random.default_rng(config.seed).choice(np.flatnonzero(chosen), config.samples, replace=False)
+        chosen = np.zeros(len(chosen), bool)
+        chosen[drawn] = True
     offset = 0
     for artifact in artifacts:
         scales = artifact.attributes["input"]["scales"]

@@ -1,4 +1,4 @@
-"""Which images a student is not trained on: classes held out to tell its best epoch, and labels to exclude."""
+"""Which images a student is not trained on: classes held out, labels to exclude, and all beyond a budget."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cgd.config import DistillConfig
+from cgd.data.sampling import within_budget
 from cgd.errors import InputError
 from cgd.types import ImageList
 
@@ -18,23 +19,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Withheld:
-    """Images not to train on, (N,) bool each: classes held out to tell the best epoch, and labels to exclude."""
+    """Images not to train on, (N,) bool each: held out to tell the best epoch, excluded, beyond the budget.
+
+    `labels` are those to exclude.
+    """
 
     validation: np.ndarray
     excluded: np.ndarray
+    beyond: np.ndarray
     labels: tuple[str, ...]
 
     @property
     def rows(self) -> tuple[int, ...]:
         """All of them, in order."""
-        return tuple(np.flatnonzero(self.validation | self.excluded).tolist())
+        return tuple(np.flatnonzero(self.validation | self.excluded | self.beyond).tolist())
 
 
 def withheld_of(images: ImageList, config: DistillConfig) -> Withheld:
     """What `config` withholds of `images`; refuses a file of labels that cannot be meant, and too few classes."""
     none = np.zeros(len(images), bool)
+    beyond = ~within_budget(images, config.images, config.images_by, config.images_seed)
     if not (config.validation or config.exclude):
-        return Withheld(none, none, ())
+        return Withheld(none, none, beyond, ())
     if images.labels is None:
         what = "distill.validation" if config.validation else "--exclude"
         raise InputError(f"{images.title} has no labels, which {what} needs.")
@@ -55,7 +61,7 @@ def withheld_of(images: ImageList, config: DistillConfig) -> Withheld:
         kept = np.flatnonzero(~excluded)
         validation = none.copy()
         validation[kept] = held_out([images.labels[row] for row in kept], config.validation, config.seed)
-    return Withheld(validation, excluded, labels)
+    return Withheld(validation, excluded, beyond, labels)
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:

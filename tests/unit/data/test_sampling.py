@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cgd.data.sampling import (
+    append_unlabelled,
     class_batches,
     epoch_generator,
     image_pairs,
@@ -13,9 +14,11 @@ from cgd.data.sampling import (
     label_numbers,
     label_pairs,
     single_images,
+    some_labels,
+    within_budget,
 )
 from cgd.errors import InputError
-from cgd.types import Batch
+from cgd.types import Batch, ImageList
 
 LABELS = [f"label-{i % 10}" for i in range(35)] + ["lonely"]  # 3 or 4 images each, and one alone
 ALL = np.ones(len(LABELS), bool)
@@ -205,3 +208,65 @@ def test_a_label_may_name_several_classes() -> None:
     table = label_classes(["sky|water", "", "tree", "sky", "sky|water"])
     assert table.tolist() == [[True, False, False], [True, False, True], [False, True, False]]
     assert label_numbers(["sky|water", "", "tree", "sky"]).tolist() == [1, -1, 2, 0]
+
+
+# budgets, and images without labels
+
+
+def drawn_images(labels: list[str] | None, count: int = 40) -> ImageList:
+    names = tuple(f"image-{n}" for n in range(count))
+    return ImageList("drawn", None, names, names, labels=None if labels is None else tuple(labels))
+
+
+@pytest.mark.parametrize("by", ["image", "label"])
+def test_a_budget_is_kept_and_a_smaller_one_is_part_of_a_larger(by: str) -> None:
+    images = drawn_images([f"label-{n % 9}" for n in range(36)] + [""] * 4)
+    before = np.zeros(40, bool)
+    for most in range(5, 40):
+        kept = within_budget(images, most, by, seed=3)
+        assert most - (4 if by == "label" else 0) <= kept.sum() <= most
+        assert not (before & ~kept).any()
+        before = kept
+    assert (within_budget(images, 12, by, 3) == within_budget(images, 12, by, 3)).all()
+    assert (within_budget(images, 12, by, 3) != within_budget(images, 12, by, 4)).any()
+    assert all(within_budget(images, most, by, 3).all() for most in (0, 40, 41))
+
+
+def test_a_budget_by_label_keeps_labels_whole() -> None:
+    labels = np.array([f"label-{n % 9}" for n in range(36)] + [""] * 4)
+    kept = within_budget(drawn_images(labels.tolist()), 21, "label", seed=0)
+    assert {name: kept[labels == name].all() for name in set(labels[kept])} == dict.fromkeys(set(labels[kept]), True)
+    assert (len(set(labels[kept])), kept.sum(), kept[labels == ""].any()) == (5, 20, False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"), [(None, "has no labels to draw"), (["one"] * 40, "a budget of 9 images holds no whole label")]
+)
+def test_a_budget_by_label_that_cannot_be(labels: list[str] | None, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        within_budget(drawn_images(labels), 9, "label", seed=0)
+
+
+def test_a_share_of_the_labels_stays() -> None:
+    numbers = label_numbers([f"label-{n % 9}" for n in range(36)] + [""] * 4)
+    some = some_labels(numbers, 0.25, seed=1)
+    assert (some >= 0).sum() == 9
+    assert set(some[some != numbers]) == {-1}
+    assert (some_labels(numbers, 1.0, seed=1) == numbers).all()
+    assert (some_labels(numbers, 0.25, seed=2) != some).any()
+
+
+def test_images_without_a_label_follow_those_of_the_classes() -> None:
+    labels = label_numbers([f"label-{n % 5}" for n in range(30)] + [""] * 10)
+    usable = np.arange(40) != 35
+    by_class = list(class_batches(labels, usable, (1, 2), 8, 4, epoch_generator(0, 0)))
+    unlabelled = np.flatnonzero(usable & (labels < 0))
+    for count in (6, 20):  # fewer than there are, and more
+        longer = append_unlabelled(by_class, unlabelled, (1, 2), count, epoch_generator(0, 1))
+        assert same([Batch(b.rows[:8], b.views[:8]) for b in longer], by_class)
+        added = [b.rows[8:, 0] for b in longer]
+        assert {len(rows) for rows in added} == {count}
+        assert all(len(set(rows.tolist())) == min(count, len(rows)) for rows in added if count < 10)
+        assert set(np.concatenate(added).tolist()) <= set(unlabelled.tolist())
+    with pytest.raises(InputError, match="there are none to train on"):
+        append_unlabelled(by_class, np.empty(0, np.int64), (1, 2), 4, epoch_generator(0, 1))

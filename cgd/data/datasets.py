@@ -22,7 +22,7 @@ from cgd.data.published_sets import (
     revisitop1m,
     sfm120k,
 )
-from cgd.data.video_sets import svd, svd_benchmark
+from cgd.data.video_sets import svd, svd_benchmark, videos, videos_benchmark
 from cgd.errors import InputError, unknown
 from cgd.registry import Spec, bind
 from cgd.types import Benchmark, GroundTruth, ImageList
@@ -33,9 +33,9 @@ def default_name(text: str) -> str:
     kind, path = _parts(text)
     if kind == "synthetic":
         return Spec.parse(path).label()
-    if kind in ("folder", "manifest"):
-        folder = Path(path).absolute()
-        return (folder if kind == "folder" else folder.parent).name
+    if kind in ("folder", "manifest", "videos"):
+        folder = Path(path.partition("?")[0] if kind == "videos" else path).absolute()
+        return (folder.parent if kind == "manifest" else folder).name
     return kind
 
 
@@ -61,8 +61,8 @@ def open_benchmark(text: str, name: str | None = None) -> Benchmark:
         return revisited(Path(path) / kind, kind, name)
     if kind in fine_grained.KINDS:
         return fine_grained.fine_grained_benchmark(kind, path, name)
-    if kind == "svd":
-        return svd_benchmark(path, name)
+    if kind in ("svd", "videos"):
+        return (svd_benchmark if kind == "svd" else videos_benchmark)(path, name)
     if kind == "synthetic":
         path = str(_drawn(path) / "manifest.csv")
     if kind in ("manifest", "synthetic"):
@@ -218,6 +218,7 @@ _KINDS: dict[str, Callable[[str, str, str | None], ImageList]] = {
     "revisitop1m": revisitop1m,
     "sfm120k": sfm120k,
     "svd": svd,
+    "videos": videos,
     "synthetic": _synthetic,
     **{kind: fine_grained.fine_grained(kind) for kind in fine_grained.KINDS},
 }

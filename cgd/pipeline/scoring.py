@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cgd.config import EvaluateConfig, ExtractConfig, Recipe
-from cgd.data.video_sets import with_first_frames
+from cgd.data.frames import with_first_frames
 from cgd.data.views import CROPPED, FIXED
 from cgd.errors import InputError
 from cgd.pipeline import steps

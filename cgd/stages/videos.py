@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from cgd.data.video_sets import videos_of
+from cgd.data.frames import videos_of
 from cgd.retrieval.search import Block
 from cgd.retrieval.video import Videos
 from cgd.stages.descriptors import Fused, Member, Vectors, computed

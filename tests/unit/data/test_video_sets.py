@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import clip
 
 from cgd.data.datasets import open_benchmark, open_dataset
-from cgd.data.video_sets import first_frames, videos_of, with_first_frames
+from cgd.data.frames import first_frames, videos_of, with_first_frames
 from cgd.errors import InputError
 from cgd.types import ImageList
 
@@ -129,11 +130,13 @@ def test_what_is_missing_is_said_and_how_the_folder_must_look(root: Path) -> Non
     with pytest.raises(InputError, match=r"the images must stand at frames/<video>/0000\.jpg"):
         open_dataset(f"svd:{root}")
     (root / "num_frames").write_text("1001 3\n")
-    with pytest.raises(InputError, match=r"does not count the frames of 3 of 4 videos of train, e\.g\. 2001"):
+    with pytest.raises(InputError, match=r"num_frames lacks 3 of 4 videos that SVD's lists name, e\.g\. 2001"):
         open_dataset(f"svd:{root}")
     (root / "num_frames").unlink()
     (root / "metadata-release/test_groundtruth").unlink()
-    with pytest.raises(InputError, match="test_groundtruth, num_frames are missing; it must hold train_groundtruth"):
+    with pytest.raises(
+        InputError, match="test_groundtruth, num_frames are missing; it must hold train_groundtruth"
+    ):
         open_dataset(f"svd:{root}")
     with pytest.raises(InputError, match="does not exist"):
         open_dataset(f"svd:{root / 'none'}")
@@ -179,3 +182,102 @@ def test_first_frames_of_a_benchmark_keep_its_ground_truth(root: Path) -> None:
     cut = with_first_frames(benchmark, 1)
     assert len(cut.gallery) == len(names(benchmark.gallery)) == 6
     assert cut.truth is benchmark.truth
+
+
+# videos of one's own
+
+
+def folders(root: Path, **counts: int) -> Path:
+    """A folder of frames for each video, `label__video=frames`."""
+    for name, count in counts.items():
+        folder = root / name.replace("__", "/")
+        folder.mkdir(parents=True)
+        for number in range(count):
+            (folder / f"{number}.png").write_bytes(b"pixels")
+        (folder / "notes.txt").write_text("not a frame")
+    return root
+
+
+def test_folders_of_frames_are_videos_and_the_folder_above_their_label(tmp_path: Path) -> None:
+    root = folders(tmp_path / "clips", cats__one=2, cats__two=1, dogs__one=3)
+    images = open_dataset(f"videos:{root}")
+    assert names(images) == ["cats/one", "cats/two", "dogs/one"]
+    assert (images.name, images.root, len(images)) == ("clips", root, 6)
+    assert images.ids[:2] == images.paths[:2] == ("cats/one/0.png", "cats/one/1.png")
+    assert images.labels == ("cats",) * 3 + ("dogs",) * 3
+    benchmark = open_benchmark(f"videos:{root}")
+    assert benchmark.leave_one_out
+    assert benchmark.truth is None
+    with pytest.raises(InputError, match="videos has no splits"):
+        open_dataset(f"videos:{root}", split="train")
+
+
+def test_pairs_are_a_ground_truth_and_videos_that_they_do_not_name_are_candidates_of_all(tmp_path: Path) -> None:
+    root = folders(tmp_path / "my clips", q1=1, q2=2, a=1, b=2, c=1, d=1)
+    (root / "pairs.txt").write_text("q2\tb\t1\nq2\ta\t0\nq1\ta\t1\n\n")
+    benchmark = open_benchmark(f"videos:{root}")
+    assert names(benchmark.queries) == ["q2", "q1"]
+    assert names(benchmark.gallery) == ["b", "a", "c", "d"]
+    assert benchmark.truth is not None
+    assert [list(rows) for rows in benchmark.truth.easy] == [[0], [1]]
+    assert [list(rows) for rows in benchmark.truth.junk] == [[], [0]]
+    assert open_dataset(f"videos:{root}").labels is None
+    (root / "pairs.txt").write_text("q2 e 1\n")
+    with pytest.raises(InputError, match=r"pairs\.txt names the video 'e', which is not there"):
+        open_benchmark(f"videos:{root}")
+    (root / "pairs.txt").unlink()
+    with pytest.raises(InputError, match=r"neither pairs\.txt .* nor a sub-folder per label"):
+        open_benchmark(f"videos:{root}")
+
+
+def test_video_files_are_decoded_below_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "b.avi", "q.mp4"):
+        clip(tmp_path / "films" / name, [60] * 8 + [180] * 4)
+    (tmp_path / "films/broken.webm").write_bytes(b"no film")
+    (tmp_path / "films/pairs.txt").write_text("q.mp4 a 1\nq b.avi 0\n")
+    images = open_dataset("videos:films?rate=2&most=4")
+    assert images.name == "films"
+    assert names(images) == ["a.mp4", "b.avi", "q.mp4"]
+    assert len(images) == 12
+    assert images.root is not None
+    assert (images.root / images.paths[0]).is_file()
+    assert str(images.root).startswith(".cgd/frames/films-")
+    assert "1 of 4 videos cannot be decoded and are left out: broken.webm: InvalidDataError" in caplog.text
+    benchmark = open_benchmark("videos:films")
+    assert names(benchmark.gallery) == ["a.mp4", "b.avi"]
+    assert len(benchmark.gallery) == 6
+    with pytest.raises(InputError, match="unknown option 'fps'"):
+        open_dataset("videos:films?fps=2")
+
+
+def test_svd_as_videos_alone_is_decoded_split_by_split(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    (root / "num_frames").unlink()
+    shutil.rmtree(root / "frames")
+    for video in COUNTS:
+        if video != "3002":
+            clip(root / ("query" if video < "2" else "labeled-0") / f"{video}.mp4", [60] * 9)
+    images = open_dataset(f"svd:{root}")
+    assert names(images) == ["1001", "2001", "2002", "1002"]
+    assert len(images) == 12
+    assert images.root is not None
+    assert (images.root / "1001/0002.jpg").is_file()
+    assert not (images.root / "3001").exists()
+    with pytest.raises(InputError, match=r"svd lacks 1 of 6 videos that SVD's lists name, e\.g\. 3002"):
+        open_benchmark(f"svd:{root}")
+
+
+def test_what_is_no_folder_of_videos_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="holds no video: it must hold video files"):
+        open_dataset(f"videos:{tmp_path / 'none'}")
+    root = folders(tmp_path / "mixed", one=1)
+    (root / "two.mp4").write_bytes(b"film")
+    with pytest.raises(InputError, match="keep one of both"):
+        open_dataset(f"videos:{root}")
+    (root / "three.jpg").write_bytes(b"pixels")
+    with pytest.raises(InputError, match="holds images itself"):
+        open_dataset(f"videos:{root}")

@@ -128,12 +128,14 @@ class DistillConfig:
     def __post_init__(self) -> None:
         _range("distill.images", self.images, 0)
         _range("distill.images_seed", self.images_seed, 0)
+    degrade: int = field(default=0, metadata={"neutral": 0})  # pixels that the student's crops are shrunk to; 0 = not
         _range("distill.labelled", self.labelled, 0, 1, open_low=True)
         _range("distill.unlabelled", self.unlabelled, 0, 16)
         _range("distill.chunk_images", self.chunk_images, 0)
         _range("distill.validation", self.validation, 0, 0.9)
         _range("distill.crops", self.crops, 0)
         _range("distill.epochs", self.epochs, 1)
+        _range("distill.degrade", self.degrade, 0)
         _range("distill.batch_pairs", self.batch_pairs, 2)
         _range("distill.images_per_class", self.images_per_class, 1)
         _range("distill.image_size", self.image_size, 1)
@@ -302,8 +304,10 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         _range("evaluate.k", self.k, 1)
         _range("evaluate.top", self.top, 0)
+    degrade: int = field(default=0, metadata={"neutral": 0})  # pixels that images are shrunk to, and enlarged again
         if self.codes != "none" and self.index != "exact":
             raise InputError(f"binary codes have an index of their own: set evaluate.index to exact, not {self.index}.")
+        _range("evaluate.degrade", self.degrade, 0)
         if self.top and self.codes == "none":
             raise InputError("evaluate.top cuts the ranking of binary codes: set evaluate.codes to sign, or top to 0.")
         for k in self.recall_at:

@@ -56,12 +56,12 @@ class InputSpec:
     """What pixels a model wants; declared with its weights, never guessed by a caller.
 
     `size` is in pixels and bounds the side named by `resize`; of the resized image the middle `centre_crop` pixels
-    square are kept (0: all of it). `mean` and `std` are in RGB order on the scale 0 to 1; `channels` is the order
-    the network receives. `scales` are factors applied to that: on the `image`, with its filter, or on the normalised
-    `tensor`, bilinear without antialias. Sides become `floor(n s)`, on the tensor sampled at steps of exactly 1/s, or
-    `round(n s)`, sampled at steps of n / round(n s) as OpenCV does. `combine` joins the scales' descriptors.
-    `query_crop` says how a benchmark's box is cut: `scaled` keeps the full image's scale, `integer` truncates the
-    corners, `none` ignores the box.
+    square are kept (0: all of it), shrunk to `degrade` pixels on the longer side and enlarged again (0: as it is).
+    `mean` and `std` are in RGB order on the scale 0 to 1; `channels` is the order the network receives. `scales` are
+    factors applied to that: on the `image`, with its filter, or on the normalised `tensor`, bilinear without antialias.
+    Sides become `floor(n s)`, on the tensor sampled at steps of exactly 1/s, or `round(n s)`, sampled at steps of
+    n / round(n s) as OpenCV does. `combine` joins the scales' descriptors. `query_crop` says how a benchmark's box is
+    cut: `scaled` keeps the full image's scale, `integer` truncates the corners, `none` ignores the box.
     """
 
     size: int
@@ -77,6 +77,7 @@ class InputSpec:
     combine: Literal["mean", "gem3"] = "mean"
     query_crop: Literal["scaled", "integer", "none"] = "scaled"
     centre_crop: int = 0
+    degrade: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= LARGEST or not 0 <= self.centre_crop <= LARGEST:
@@ -84,6 +85,8 @@ class InputSpec:
                 f"an input has a positive size and a crop of at most {LARGEST} pixels, got {self.size} and "
                 f"{self.centre_crop}."
             )
+        if not 0 <= self.degrade <= LARGEST:
+            raise InputError(f"an input is degraded to at most {LARGEST} pixels, 0 for not at all, got {self.degrade}.")
         if not self.scales or not all(0 < s <= MOST_SCALED for s in self.scales):
             raise InputError(f"an input has positive scales of at most {MOST_SCALED}, got {self.scales}.")
         if len(self.mean) != 3 or len(self.std) != 3:

@@ -29,7 +29,7 @@ def full_pixels(image: Image.Image, spec: InputSpec, box: Box | None = None) -> 
         image = image.crop((corners[0], corners[1], max(corners[0] + 1, corners[2]), max(corners[1] + 1, corners[3])))
         if spec.query_crop == "scaled" and spec.resize == "longest":
             limit = max(1.0, limit * max(image.size) / whole)  # a cut query keeps the scale of its full image
-    image = _centre(_resize(image, spec, limit), spec.centre_crop)
+    image = _degraded(_centre(_resize(image, spec, limit), spec.centre_crop), spec)
     if spec.scale_on == "tensor":
         return [normalise(image, spec)]
     return [normalise(_scaled(image, scale, spec), spec) for scale in spec.scales]
@@ -37,7 +37,7 @@ def full_pixels(image: Image.Image, spec: InputSpec, box: Box | None = None) -> 
 
 def view_pixels(image: Image.Image, spec: InputSpec, view: View, size: int, change: Change | None = None) -> np.ndarray:
     """One replayable view as a square of `size` pixels, then under `change`: (3, size, size) float32."""
-    cut = image.crop(view.box(*image.size)).resize((size, size), _FILTERS[spec.filter])
+    cut = _degraded(image.crop(view.box(*image.size)).resize((size, size), _FILTERS[spec.filter]), spec)
     if view.flip:
         cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return normalise(change(cut) if change else cut, spec)
@@ -88,6 +88,15 @@ def _centre(image: Image.Image, side: int) -> Image.Image:
         return image
     left, top = round((image.width - side) / 2), round((image.height - side) / 2)
     return image.crop((left, top, left + side, top + side))
+
+
+def _degraded(image: Image.Image, spec: InputSpec) -> Image.Image:
+    """The image as if it had been `spec.degrade` pixels on the longer side (methods.md 3.4); never enlarged for it."""
+    longer = max(image.size)
+    if not spec.degrade or longer <= spec.degrade:
+        return image
+    width, height = (max(1, round(side * spec.degrade / longer)) for side in image.size)
+    return image.resize((width, height), _FILTERS[spec.filter]).resize(image.size, _FILTERS[spec.filter])
 
 
 def _scaled(image: Image.Image, scale: float, spec: InputSpec) -> Image.Image:

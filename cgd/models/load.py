@@ -100,6 +100,20 @@ def trained_student(text: str, path: Path) -> EncoderSource:
     return EncoderSource(text, label, identity, weights, build)
 
 
+def degraded(source: EncoderSource, pixels: int) -> EncoderSource:
+    """The same encoder, shown images shrunk to `pixels` on the longer side and enlarged again; 0: as it is."""
+    if not pixels:
+        return source
+    identity = {**source.identity, "input": {**source.identity["input"], "degrade": pixels}}
+
+    def build() -> Encoder:
+        encoder = source.build()
+        encoder.input_spec = dataclasses.replace(encoder.input_spec, degrade=pixels)
+        return encoder
+
+    return dataclasses.replace(source, identity=identity, build=build)
+
+
 def named(identity: Mapping[str, Any]) -> str:
     """A teacher's name from what a store says of it; its weights are known by their SHA-256."""
     options = {**identity["options"], **identity["input"]}

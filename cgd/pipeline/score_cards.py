@@ -22,7 +22,7 @@ Fields = Mapping[str, Any]
 
 OF_BENCHMARK = ("queries", "truth", "gallery", "images", "relevance")
 """What a benchmark is, under one name."""
-CHOSEN = ("mode", "query_crop", "index", "ap", "ties")
+CHOSEN = ("mode", "query_crop", "degrade", "index", "ap", "ties")
 """How it was searched and scored, which whoever scores chooses."""
 PROTOCOL = ("benchmark", "distractors", *OF_BENCHMARK, *CHOSEN)
 MODEL = (
@@ -113,6 +113,7 @@ def _score_of(artifact: Artifact, embeddings: Sequence[Artifact] | None) -> Stor
         "relevance": card.get("relevance"),
         "mode": card.get("mode", "symmetric"),
         "query_crop": card.get("query_crop"),
+        "degrade": card.get("degrade", 0),  # not at all, where cards do not say
         "index": kind if k is None else f"{kind}, k {k}",
         "ap": card.get("ap"),
         "ties": card.get("ties"),

@@ -48,7 +48,8 @@ def evaluate(
     results = []
     for cropped in _query_protocols(benchmark, recipe.evaluate):
         started = time.perf_counter()
-        members = _members(session, benchmark, sources, bool(cropped), sets, recipe.extract, whitening)
+        how = bool(cropped), sets, recipe.extract, whitening, recipe.evaluate.degrade
+        members = _members(session, benchmark, sources, *how)
         embedding = time.perf_counter() - started
         groups = [(m.label, [m]) for m in members]
         if ensemble and len(members) > 1:
@@ -82,8 +83,9 @@ def evaluate_asymmetric(
     """Score a student's queries in a gallery of the fused teachers it was distilled from (CGD).
 
     The teachers go through the whitening they had in training, whatever the kind of view it was fitted on: the
-    student learnt that space. `teachers` name them where their weights have to be found.
+    student learnt that space. `teachers` name them where their weights have to be found. Only queries are degraded.
     """
+    from cgd.models.load import degraded
     from cgd.stages import evaluate as stage
     from cgd.stages.descriptors import Fused, Member
 
@@ -92,7 +94,7 @@ def evaluate_asymmetric(
     store = session.store(write=True)
     _, about = steps.find_student(session, student)
     whitenings, codebook = select.fused_teachers(store, [Key.parse(key) for key in about["inputs"]])
-    own = steps.load_student(session, student, scales)
+    own = degraded(steps.load_student(session, student, scales), recipe.evaluate.degrade)
     sources = steps.sources_of(session, [store.get(key).settings["encoder"] for key in whitenings], teachers)
     random, sets = distractors_of(session, benchmark, recipe.evaluate.distractors)
     fusion = about["distill"]["fusion"]
@@ -172,12 +174,15 @@ def _members(
     distractors: Sequence[ImageList],
     config: ExtractConfig,
     whitening: str | Mapping[str, Key] | None,
+    degrade: int = 0,
 ) -> list[Member]:
     """Embeddings of gallery, queries and distractors by each encoder, made where they are missing."""
+    from cgd.models.load import degraded
     from cgd.stages.descriptors import Member
 
     store = session.store(write=True)
     whitenings = {s.label: _whitening(store, s, whitening) for s in sources}  # refuse before any work is done
+    sources = [degraded(s, degrade) for s in sources]
     gallery = embed(session, benchmark.gallery, sources, FIXED, config)
     queries = embed(session, benchmark.queries, sources, CROPPED if cropped else FIXED, config)
     others = [embed(session, images, sources, FIXED, config) for images in distractors]

@@ -54,6 +54,7 @@ def card_line(card: Result) -> str:
         *filter(None, [gallery]),
         CROP[card["query_crop"]],
         f"{size}, scales {', '.join(f'{s:g}' for s in scales)}",
+        *([f"images shrunk to {card['degrade']} pixels and enlarged again"] if "degrade" in card else []),
         *([f"{card['frames']} frames of a video"] if "frames" in card else []),
         f"{card['dim']} dimensions, {'whitened' if card['whitening'] else 'raw'}, {card['similarity']}",
         f"relevance by {card['relevance']}",

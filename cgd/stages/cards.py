@@ -54,6 +54,7 @@ def protocol_card(
         "resize": of_all([s["resize"] for s in spec]),
         "filter": of_all([s["filter"] for s in spec]),
         "combine": of_all([s["combine"] for s in spec]),
+        **({"degrade": spec[0]["degrade"]} if "degrade" in spec[0] else {}),
         "precision": of_all([a.settings["precision"] for a in artifacts]),
         "dim": of_all(dims),
         "similarity": "cosine" if len(members) == 1 else "mean of the members' cosines",

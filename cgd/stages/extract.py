@@ -287,6 +287,8 @@ def _stocked(store: FeatureStore, unsealed: Sequence[_Wanted], looks: Sequence[L
 def _about(wanted: _Wanted, look: Look) -> dict[str, Any]:
     """The attributes of an artifact."""
     spec = json.loads(json.dumps(dataclasses.asdict(look.encoder.input_spec)))
+    if not spec["degrade"]:  # artifacts made before it existed do not tell
+        del spec["degrade"]
     return {"label": wanted.source.label, "input": spec, "dim": look.encoder.embed_dim}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Sample:
 
 
 class StudentPixels:
-    """Images under the stored views of a plan, squares of `config.image_size` pixels."""
+    """Images under the stored views of a plan, squares of `config.image_size` pixels, degraded where that is set."""
 
     def __init__(
         self, store: FeatureStore, images: ImageList, plan: TargetPlan, config: DistillConfig, compute: Compute
@@ -67,6 +68,7 @@ class StudentPixels:
 
     def load(self, sample: Sample, spec: InputSpec) -> np.ndarray:
         """(3, H, W) float32, normalised as `spec` says."""
+        spec = dataclasses.replace(spec, degrade=self.config.degrade or spec.degrade)
         decoded = read_image(self.images.root, self.images.paths[sample.row])
         check_digest(self.images, sample.row, decoded.digest, self.digests[sample.row])
         assert decoded.image is not None, "its bytes are those that were decoded at extraction"

@@ -211,3 +211,19 @@ def test_the_image_given_is_never_changed() -> None:
     full_pixels(image, spec(resize="square", channels="BGR"), (1, 1, 9, 9))
     view_pixels(image, spec(), View(0, 0, 0.5, 0.5, True), 8)
     np.testing.assert_array_equal(np.asarray(image), np.asarray(noise(40, 20)))
+
+
+@pytest.mark.parametrize(("size", "small"), [((40, 30), (10, 8)), ((30, 40), (8, 10)), ((9, 10), (9, 10))])
+def test_a_degraded_image_is_shrunk_and_enlarged_again(size: tuple[int, int], small: tuple[int, int]) -> None:
+    image = noise(*size)
+    expected = image.resize(small, FILTERS["bicubic"]).resize(size, FILTERS["bicubic"]) if small != size else image
+    (found,) = full_pixels(image, spec(filter="bicubic", degrade=10))
+    np.testing.assert_array_equal(found, normalise(expected, spec()))
+
+
+def test_a_degraded_crop_is_the_same_crop() -> None:
+    image, view = noise(60, 50), View(0.2, 0.1, 0.6, 0.5, True)
+    good = image.crop(view.box(60, 50)).resize((32, 32), FILTERS["bilinear"])
+    worse = good.resize((6, 6), FILTERS["bilinear"]).resize((32, 32), FILTERS["bilinear"])
+    expected = normalise(worse.transpose(Image.Transpose.FLIP_LEFT_RIGHT), spec())
+    np.testing.assert_array_equal(view_pixels(image, spec(degrade=6), view, 32), expected)

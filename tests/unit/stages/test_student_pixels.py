@@ -84,3 +84,14 @@ def test_the_filter_is_part_of_a_crops_identity_and_own_is_what_it_was_before(
     }
     assert len({identity.key for identity in found.values()}) == (4 if view == "crop-1" else 1)
     assert "filter" not in found["own"].settings.get("policy", {})
+
+
+def test_a_student_may_see_worse_than_its_teachers(stored: Any, tmp_path: Path) -> None:
+    training = training_of(stored.job(tmp_path / "s", "distill.degrade=8"))
+    own = dataclasses.replace(specs(training)[0], degrade=8)
+    image = Image.open(training.images.root / training.images.paths[3]).convert("RGB")
+    expected = view_pixels(image, own, from_row(training.pixels.geometry[1][3]), stored.recipe.distill.image_size)
+    good = training_of(stored.job(tmp_path / "s"))
+    np.testing.assert_array_equal(training.pixels.load(Sample(3, 1), specs(training)[0]), expected)
+    assert not np.array_equal(good.pixels.load(Sample(3, 1), specs(training)[0]), expected)
+    assert training.plan == good.plan  # of the good image is what teachers said

@@ -79,12 +79,14 @@ class WhitenConfig:
     samples: int = 0  # images drawn for the fit; 0 = all of them
     floor: float = 1e-5  # smallest eigenvalue, relative to the largest
     seed: int = 0
+    frames: int = field(default=0, metadata={"neutral": 0})  # at most so many of a video, drawn at random; 0 = all
 
     def __post_init__(self) -> None:
         _range("whiten.dim", self.dim, 1)
         _range("whiten.samples", self.samples, 0)
         _range("whiten.floor", self.floor, 0, 1, open_low=True)
         _range("whiten.seed", self.seed, 0)
+        _range("whiten.frames", self.frames, 0)
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class DistillConfig:
     positives: Literal["label", "image"] = "label"  # a pair: two images of a label, or two views of an image
     views: Literal["crop", "fixed"] = "crop"
     crops: int = field(default=0, metadata={"neutral": 0})  # train on the first so many stored crops; 0 = all
+    # what an epoch sees of a video: all of its frames, or one drawn anew (methods.md 1.11)
+    frames: Literal["all", "one-per-video"] = field(default="all", metadata={"neutral": "all"})
     epochs: int = 200
     batch_pairs: int = 256  # global; images where a method looks at single ones
     images_per_class: int = field(default=8, metadata={"neutral": 8})  # where a method's batches are of a few classes
@@ -124,18 +128,18 @@ class DistillConfig:
     images_seed: int = field(default=0, metadata={"neutral": 0})
     labelled: float = field(default=1.0, metadata={"neutral": 1.0})  # share of the labels that batches by class use
     unlabelled: float = field(default=0.0, metadata={"neutral": 0.0})  # images without appended, as a share of a batch
+    degrade: int = field(default=0, metadata={"neutral": 0})  # pixels that the student's crops are shrunk to; 0 = not
 
     def __post_init__(self) -> None:
         _range("distill.images", self.images, 0)
         _range("distill.images_seed", self.images_seed, 0)
-    degrade: int = field(default=0, metadata={"neutral": 0})  # pixels that the student's crops are shrunk to; 0 = not
         _range("distill.labelled", self.labelled, 0, 1, open_low=True)
         _range("distill.unlabelled", self.unlabelled, 0, 16)
+        _range("distill.degrade", self.degrade, 0)
         _range("distill.chunk_images", self.chunk_images, 0)
         _range("distill.validation", self.validation, 0, 0.9)
         _range("distill.crops", self.crops, 0)
         _range("distill.epochs", self.epochs, 1)
-        _range("distill.degrade", self.degrade, 0)
         _range("distill.batch_pairs", self.batch_pairs, 2)
         _range("distill.images_per_class", self.images_per_class, 1)
         _range("distill.image_size", self.image_size, 1)
@@ -300,14 +304,14 @@ class EvaluateConfig:
     # how alike two videos are, from their frames' vectors (methods.md 8.5), and how many of the first frames count
     video: Literal["cf", "fme", "fmx", "sme", "smx"] = field(default="cf", metadata={"neutral": "cf"})
     frames: int = field(default=60, metadata={"neutral": 60})  # 0 = all
+    degrade: int = field(default=0, metadata={"neutral": 0})  # pixels that images are shrunk to, and enlarged again
 
     def __post_init__(self) -> None:
+        _range("evaluate.degrade", self.degrade, 0)
         _range("evaluate.k", self.k, 1)
         _range("evaluate.top", self.top, 0)
-    degrade: int = field(default=0, metadata={"neutral": 0})  # pixels that images are shrunk to, and enlarged again
         if self.codes != "none" and self.index != "exact":
             raise InputError(f"binary codes have an index of their own: set evaluate.index to exact, not {self.index}.")
-        _range("evaluate.degrade", self.degrade, 0)
         if self.top and self.codes == "none":
             raise InputError("evaluate.top cuts the ranking of binary codes: set evaluate.codes to sign, or top to 0.")
         for k in self.recall_at:

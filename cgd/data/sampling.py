@@ -131,6 +131,19 @@ def within_budget(images: ImageList, most: int, by: str, seed: int) -> np.ndarra
     return np.isin(numbers, chosen)
 
 
+def some_of_each(groups: Sequence[str], usable: np.ndarray, most: int, generator: np.random.Generator) -> np.ndarray:
+    """(N,) bool: at most `most` of the `usable` images of each group, drawn at random: frames of a video, say."""
+    rows = np.flatnonzero(usable)
+    numbers: dict[str, int] = {}
+    owner = np.array([numbers.setdefault(groups[row], len(numbers)) for row in rows.tolist()], np.int64)
+    order = np.lexsort((generator.random(len(rows)), owner))
+    counts = np.bincount(owner, minlength=len(numbers))
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    chosen = np.zeros(len(usable), bool)
+    chosen[rows[order[place < most]]] = True
+    return chosen
+
+
 def some_labels(numbers: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Label numbers (N,) of which a `share`, drawn by `seed`, stays; the others become -1, as of no label."""
     if share == 1:

@@ -202,6 +202,10 @@ def check_distillation(recipe: Recipe, images: ImageList, teachers: Iterable[str
         if label not in teachers:
             raise InputError(f"distill.teachers: {unknown('teacher', label, teachers)}")
     make_method(recipe.distill.method, method_config(recipe), recipe.distill.fusion)
+    if recipe.distill.frames != "all" and images.groups is None:
+        raise InputError(
+            f"{images.title} is of images, and distill.frames={recipe.distill.frames} is of videos: leave it out."
+        )
     withheld_of(images, recipe.distill)
 
 

@@ -30,7 +30,7 @@ from cgd.stages.validation import validation_rows
 from cgd.stages.withheld import Withheld, withheld_of
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import replace_file
-from cgd.store.keys import Identity, identify, ids_digest, labels_digest, settings_of
+from cgd.store.keys import Identity, groups_digest, identify, ids_digest, labels_digest, settings_of
 from cgd.store.layout import RECIPE, WEIGHTS
 from cgd.types import ImageList, Key
 
@@ -229,6 +229,7 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
         images_per_class=config.images_per_class,
         labelled=config.labelled,
         unlabelled=config.unlabelled,
+        groups=None if config.frames == "all" else images.groups,
     )
     return plan, withheld
 
@@ -261,6 +262,8 @@ def _identity(job: Distillation, plan: TargetPlan, withheld: Withheld, processes
     settings = settings_of(job.config)
     if processes > 1 and job.config.batch_norm != "freeze":
         settings["processes"] = processes  # each takes batch statistics of its own share
+    if plan.groups is not None:
+        settings["groups"] = groups_digest(job.images)
     del settings["init"]  # a file's name; its digest is part of the student's identity
     settings.pop("teachers", None)  # the inputs name them
     if job.config.exclude:

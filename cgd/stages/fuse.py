@@ -31,6 +31,7 @@ from cgd.data.sampling import (
     label_pairs,
     single_images,
     some_labels,
+    some_of_each,
 )
 from cgd.errors import InputError, StoreError
 from cgd.methods import Method
@@ -49,7 +50,7 @@ class TargetPlan:
     `teachers` holds, per teacher, the key of its vectors for each number in `views`: whitened, or embeddings as they
     came. `labels` are there where pairs are of images with one label, or where the method asks for them; batches by
     class use a share `labelled` of them, and a share `unlabelled` of the batch is appended to it. `withheld` are rows
-    not to train on.
+    not to train on. With `groups`, of the images' videos, an epoch sees one image of each.
     """
 
     store: tuple[str, ...]
@@ -66,6 +67,7 @@ class TargetPlan:
     images_per_class: int = 8
     labelled: float = 1.0
     unlabelled: float = 0.0
+    groups: tuple[str, ...] | None = None
 
     @property
     def numbers(self) -> np.ndarray | None:
@@ -115,6 +117,9 @@ def epoch_batches(plan: TargetPlan, epoch: int) -> list[Batch]:
     generator = epoch_generator(plan.seed, epoch)
     usable = usable_rows(plan.open_store(), plan.teachers)
     usable[list(plan.withheld)] = False
+    if plan.groups is not None:
+        frames = np.random.default_rng(np.random.SeedSequence([plan.seed, epoch, 10]))
+        usable = some_of_each(plan.groups, usable, 1, frames)
     needs = registry.find("cgd.methods", plan.method).needs
     drawn = usable, plan.views, plan.batch_pairs
     numbers = plan.numbers

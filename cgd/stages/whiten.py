@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cgd.config import WhitenConfig
+from cgd.data.sampling import some_of_each
 from cgd.data.views import CROP, FIXED, view_kind
 from cgd.errors import InputError
 from cgd.progress import progress
@@ -65,7 +66,7 @@ def fit_whitening(*, store: FeatureStore, embeddings: Sequence[Key], config: Whi
         moments = Moments()
         total = sum(a.rows for a in artifacts)
         with progress(total, f"{title}: whitening {label} ({kind})", "rows") as bar:
-            for rows, seen in _fitting_rows(artifacts, config):
+            for rows, seen in _fitting_rows(artifacts, config, _groups(store, artifacts[0], config)):
                 moments.add(rows)
                 bar.update(seen)
         fitted = whitening_from(moments, config.kind, config.dim, config.floor, kind, config.seed)
@@ -182,16 +183,35 @@ def read_whitening(store: FeatureStore, key: Key) -> Whitening:
     return Whitening(*arrays, about["n_fit"], about["n_clamped"], about["view_kind"])
 
 
-def _fitting_rows(artifacts: Sequence[Artifact], config: WhitenConfig) -> Iterator[tuple[np.ndarray, int]]:
+def _groups(store: FeatureStore, embeddings: Artifact, config: WhitenConfig) -> Sequence[str] | None:
+    """The video of each row, where the whitening wants a few frames of each."""
+    if not config.frames:
+        return None
+    for entry in store.entries("images"):
+        settings = entry.attributes.get("settings", {})
+        if entry.sealed and settings.get("ids") == embeddings.settings["ids"] and settings.get("groups"):
+            groups: list[str] = store.get(entry.key).read("groups").tolist()
+            return groups
+    raise InputError(f"{embeddings.key} is of images, and whiten.frames={config.frames} is of videos: leave it out.")
+
+
+def _fitting_rows(
+    artifacts: Sequence[Artifact], config: WhitenConfig, groups: Sequence[str] | None
+) -> Iterator[tuple[np.ndarray, int]]:
     """l2-normalised valid rows (M, D) at scale 1 of every block, and how many rows the block had.
 
     With `samples` a random choice of all rows that were asked for, the same for every run of one seed.
+    Of these at most `frames` of each of `groups`, drawn for every view.
     """
     chosen = np.concatenate([a.read("valid") if "asked" in a.settings else np.ones(a.rows, bool) for a in artifacts])
     if 0 < config.samples < chosen.sum():
         drawn = np.random.default_rng(config.seed).choice(np.flatnonzero(chosen), config.samples, replace=False)
         chosen = np.zeros(len(chosen), bool)
         chosen[drawn] = True
+    if groups is not None:
+        draw = np.random.default_rng(np.random.SeedSequence([config.seed, 11]))
+        parts = zip(artifacts, np.split(chosen, np.cumsum([a.rows for a in artifacts])[:-1]), strict=True)
+        chosen = np.concatenate([some_of_each(groups, a.read("valid") & c, config.frames, draw) for a, c in parts])
     offset = 0
     for artifact in artifacts:
         scales = artifact.attributes["input"]["scales"]

@@ -55,7 +55,7 @@ def images_identity(images: ImageList) -> Identity:
         "ids": ids_digest(images),
         "paths": _digest(images.paths),
         "labels": labels_digest(images),
-        "groups": images.groups and _digest(images.groups),
+        "groups": groups_digest(images),
         "boxes": images.boxes and _digest(images.boxes),
     }
     return identify("images", [images.title], 1, settings)
@@ -72,6 +72,11 @@ def ids_digest(images: ImageList) -> str:
 def labels_digest(images: ImageList) -> str | None:
     """Digest of the labels; enters only what is made from labels: targets, students and scores."""
     return None if images.labels is None else _digest(images.labels)
+
+
+def groups_digest(images: ImageList) -> str | None:
+    """Digest of the groups; enters only what is made from them."""
+    return None if images.groups is None else _digest(images.groups)
 
 
 def canonical(value: Any) -> bytes:

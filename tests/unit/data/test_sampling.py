@@ -15,6 +15,7 @@ from cgd.data.sampling import (
     label_pairs,
     single_images,
     some_labels,
+    some_of_each,
     within_budget,
 )
 from cgd.errors import InputError
@@ -270,3 +271,20 @@ def test_images_without_a_label_follow_those_of_the_classes() -> None:
         assert set(np.concatenate(added).tolist()) <= set(unlabelled.tolist())
     with pytest.raises(InputError, match="there are none to train on"):
         append_unlabelled(by_class, np.empty(0, np.int64), (1, 2), 4, epoch_generator(0, 1))
+
+
+def test_of_each_group_a_few_that_can_be_used_all_equally_often() -> None:
+    groups = ["a"] * 5 + ["b"] + ["c"] * 3 + ["d"] * 2
+    usable = np.array([True] * 4 + [False] + [True] * 4 + [False] * 2)
+    counts = np.zeros(len(groups), int)
+    for seed in range(2000):
+        chosen = some_of_each(groups, usable, 1, np.random.default_rng(seed))
+        assert Counter(groups[row] for row in np.flatnonzero(chosen)) == {"a": 1, "b": 1, "c": 1}
+        counts += chosen
+    assert not counts[~usable].any()
+    assert all(430 < count < 570 for count in counts[:4])
+    assert counts[5] == 2000
+    two = some_of_each(groups, usable, 2, np.random.default_rng(0))
+    assert Counter(groups[row] for row in np.flatnonzero(two)) == {"a": 2, "b": 1, "c": 2}
+    assert np.array_equal(some_of_each(groups, usable, 9, np.random.default_rng(0)), usable)
+    assert not some_of_each(groups, np.zeros(len(groups), bool), 1, np.random.default_rng(0)).any()

@@ -29,7 +29,9 @@ CGD = [
     "cgd.restarts=1",
     "distill.student=mobilenet-v1?width=0.25&dim=16&size=64",
 ]
-INTERRUPTIONS = 20
+RELATIVE = ["distill.method=relative-teacher", "distill.images_per_class=2", "distill.unlabelled=0.5",
+            "distill.labelled=0.8"]  # fmt: skip
+SETTINGS = {"cgd": CGD, "relative-teacher": RELATIVE}
 
 
 class _Interrupted(Exception):
@@ -59,7 +61,7 @@ def arguments(stored: Any) -> Any:
 
     def make(method: str, out: Path, *settings: str) -> Distillation:
         pairs = ("distill.epochs=12", "distill.positives=image")
-        return stored.job(out, *pairs, *(CGD if method == "cgd" else ()), *settings)
+        return stored.job(out, *pairs, *SETTINGS.get(method, ()), *settings)
 
     return make
 
@@ -69,9 +71,9 @@ def finish(job: Distillation) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     return done.encoder.network.state_dict(), [{n: line[n] for n in LOGGED if n in line} for line in done.lines]
 
 
-@pytest.mark.parametrize("method", ["whiten-mtd", "cgd"])
+@pytest.mark.parametrize(("method", "interruptions"), [("whiten-mtd", 20), ("cgd", 20), ("relative-teacher", 8)])
 def test_interrupted_at_random_steps_it_ends_in_the_same_bits(
-    arguments: Any, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: Any, method: str, interruptions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward, step = Encoder.forward, Update.step
 
@@ -98,7 +100,7 @@ def test_interrupted_at_random_steps_it_ends_in_the_same_bits(
 
     monkeypatch.setattr(Update, "step", limited)
     continued_within = 0
-    for _ in range(INTERRUPTIONS):
+    for _ in range(interruptions):
         left, after = int(draw.integers(0, 4)), bool(draw.integers(2))
         monkeypatch.setattr(training, "KEEP_SECONDS", 0.0 if draw.integers(4) else 1e9)
         run = training_of(arguments(method, tmp_path / "broken"))
@@ -107,7 +109,7 @@ def test_interrupted_at_random_steps_it_ends_in_the_same_bits(
         state = tmp_path / "broken" / STATE
         if state.is_file():
             continued_within += bool(torch.load(state, weights_only=True)["begun"]["losses"])
-    assert continued_within >= INTERRUPTIONS // 4
+    assert continued_within >= interruptions // 4
     monkeypatch.setattr(Update, "step", step)
     found, found_log = finish(arguments(method, tmp_path / "broken"))
     assert found.keys() == expected.keys()

@@ -293,7 +293,7 @@ class EvaluateConfig:
     descriptors: Literal["half", "single"] = "half"  # of gallery and distractors; queries are always single
     index: Literal["exact", "flat", "ivf-pq", "hnsw"] = "exact"
     k: int = 1000  # nearest images looked at by an index that is not exact; positives beyond them are missed
-    # sign: binary codes by Hamming distance, a bit for each dimension; AP among the first `top`, 0 = all (methods.md 8.6)
+    # sign: binary codes by Hamming distance, a bit for each dimension; AP among the first `top`, 0 = all
     codes: Literal["none", "sign"] = field(default="none", metadata={"neutral": "none"})
     top: int = field(default=0, metadata={"neutral": 0})
     # of benchmarks scored by label; none = where the benchmark's papers have it, or 1, 5 and 10

@@ -22,6 +22,7 @@ from cgd.data.published_sets import (
     revisitop1m,
     sfm120k,
 )
+from cgd.data.sampling import CLASS_SEPARATOR
 from cgd.data.video_sets import svd, svd_benchmark, videos, videos_benchmark
 from cgd.errors import InputError, unknown
 from cgd.registry import Spec, bind
@@ -77,7 +78,10 @@ def open_benchmark(text: str, name: str | None = None) -> Benchmark:
 
 
 def label_truth(gallery: ImageList, queries: ImageList, leave_one_out: bool) -> GroundTruth:
-    """Positives are the gallery images of the query's label; the query itself is junk in leave-one-out."""
+    """Positives are the gallery images that share a class with the query, which is itself junk in leave-one-out.
+
+    A label of several classes has `|` between them; an image with an empty label has no class, so no positives.
+    """
     if gallery.labels is None or queries.labels is None:
         raise InputError(
             f"{gallery.title} has no labels and no ground truth beside it, so nothing can be scored on it: put the "
@@ -85,8 +89,13 @@ def label_truth(gallery: ImageList, queries: ImageList, leave_one_out: bool) -> 
         )
     rows: dict[str, list[int]] = {}
     for row, label in enumerate(gallery.labels):
-        rows.setdefault(label, []).append(row)
-    easy = [np.array(rows.get(label, []), dtype=np.int64) for label in queries.labels]
+        for name in label.split(CLASS_SEPARATOR) if label else ():
+            rows.setdefault(name, []).append(row)
+    of_label: dict[str, np.ndarray] = {"": np.empty(0, np.int64)}
+    for label in set(queries.labels) - {""}:
+        shared = [rows.get(name, []) for name in label.split(CLASS_SEPARATOR)]
+        of_label[label] = np.array(shared[0] if len(shared) == 1 else sorted(set().union(*shared)), dtype=np.int64)
+    easy = [of_label[label] for label in queries.labels]
     junk = [np.empty(0, np.int64) for _ in easy]
     if leave_one_out:
         easy = [e[e != q] for q, e in enumerate(easy)]

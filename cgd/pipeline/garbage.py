@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cgd.store.artifact import Artifact
 
 Result = dict[str, Any]
-MADE_OF_VECTORS = ("descriptors", "indexes", "scores")  # in this order: an index is made of descriptors
+MADE_OF_VECTORS = ("descriptors", "codes", "indexes", "scores")  # in this order: an index is made of descriptors
 
 
 class _LackingError(Exception):

@@ -52,7 +52,7 @@ def evaluate(
         members = _members(session, benchmark, sources, *how)
         embedding = time.perf_counter() - started
         groups = [(m.label, [m]) for m in members]
-        if ensemble and len(members) > 1:
+        if ensemble and len(members) > 1 and recipe.evaluate.codes == "none":  # codes are of one model each
             groups.append((f"ensemble of {len(members)}", members))
         for name, group in groups:
             model = f"{name}, whitened" if whitening is not None else name

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 CROP = {True: "queries cropped", False: "full queries (not the benchmark's protocol)", None: "queries have no box"}
-_PROTOCOLS = {"labels": "mAP", "easy": "E", "medium": "M", "hard": "H", "top-100": "mAP@100", "all": "mAP"}
+_PROTOCOLS = {
+    "labels": "mAP",
+    "easy": "E",
+    "medium": "M",
+    "hard": "H",
+    "top-100": "mAP@100",
+    "all": "mAP",
+    "hamming": "mAP",
+}
 Result = Mapping[str, Any]
 
 
@@ -56,7 +64,7 @@ def card_line(card: Result) -> str:
         f"{size}, scales {', '.join(f'{s:g}' for s in scales)}",
         *([f"images shrunk to {card['degrade']} pixels and enlarged again"] if "degrade" in card else []),
         *([f"{card['frames']} frames of a video"] if "frames" in card else []),
-        f"{card['dim']} dimensions, {'whitened' if card['whitening'] else 'raw'}, {card['similarity']}",
+        f"{_width(card)}, {'whitened' if card['whitening'] else 'raw'}, {card['similarity']}",
         f"relevance by {card['relevance']}",
         *([_drawn(card["random_queries"])] if "random_queries" in card else []),
         f"{card['ap']} AP",
@@ -65,6 +73,10 @@ def card_line(card: Result) -> str:
         *(f"+ {d['name']}: {d.get('note', str(d['images']) + ' distractors')}" for d in card["distractors"]),
     ]
     return "; ".join(parts)
+
+
+def _width(card: Result) -> str:
+    return f"codes of {card['bits']} bits" if "bits" in card else f"{card['dim']} dimensions"
 
 
 def _drawn(queries: Result) -> str:
@@ -83,7 +95,12 @@ def scores_text(scores: Sequence[Result]) -> str:
     """The table, then how sure each score is, and each model's protocol."""
     lines = [score_table(scores), ""]
     for score in scores:
-        lines += [f"{score['model']}: {card_line(score['card'])}", *recall_lines(score), *_sureness(score)]
+        lines += [
+            f"{score['model']}: {card_line(score['card'])}",
+            *recall_lines(score),
+            *_hamming_lines(score),
+            *_sureness(score),
+        ]
     return "\n".join(lines)
 
 
@@ -92,6 +109,19 @@ def recall_lines(score: Result) -> list[str]:
     values = score["protocols"].get("labels", {})
     told = [f"@{name[7:]} {value:.2f}" for name, value in values.items() if name.startswith("recall@")]
     return [f"  recall{', '.join(told)}"] if told else []
+
+
+def _hamming_lines(score: Result) -> list[str]:
+    """How far ties of distance could move a score of binary codes, and how much the first k hold."""
+    lines = []
+    for values in score["protocols"].values():
+        if "mAP_optimistic" in values:
+            bounds = f"{values['mAP_pessimistic']:.2f} to {values['mAP_optimistic']:.2f}"
+            told = [
+                f"{name} {value:.2f}" for name, value in values.items() if name.startswith(("precision@", "recall@"))
+            ]
+            lines.append(f"  however ties fall {bounds}; {', '.join(told)} (of the positives)")
+    return lines
 
 
 def _sureness(score: Result) -> list[str]:

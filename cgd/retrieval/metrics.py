@@ -15,6 +15,7 @@ from cgd.types import GroundTruth, Score
 
 PRECISION_AT = RECALL_AT = (1, 5, 10)
 PROTOCOLS = ("easy", "medium", "hard")
+HAMMING, HAMMING_AT = "hamming", (10, 100, 1000)  # the protocol of binary codes by label, and its depths
 VIDEO_PROTOCOLS: Mapping[str, int | None] = {"top-100": 100, "all": None}  # how much of a ranking of videos counts
 Rule = Literal["trapezoid", "mean-precision"]
 

@@ -72,6 +72,7 @@ def protocol_card(
         "artifacts": [str(k) for m in members for k in artifacts_of(m)],
         **_label_card(benchmark, config),
         **(_video_card(benchmark, config, len(members)) if benchmark.of_videos else {}),
+        **(_codes_card(benchmark, config, dims[0]) if config.codes != "none" else {}),
     }
 
 
@@ -97,6 +98,21 @@ def _label_card(benchmark: Benchmark, config: EvaluateConfig) -> dict[str, Any]:
     if 0 < config.random_queries < count:
         told["random_queries"] = {"drawn": config.random_queries, "of": count, "seed": config.seed}
     return told
+
+
+def _codes_card(benchmark: Benchmark, config: EvaluateConfig, bits: int) -> dict[str, Any]:
+    """What is otherwise where vectors are made binary codes (methods.md 8.6)."""
+    shared = "at least one shared class" + (", leave-one-out" if benchmark.leave_one_out else "")
+    return {
+        "similarity": "Hamming distance",
+        "descriptors": f"codes of {bits} bits, the signs of {bits} outputs (an exact 0 counts as below 0)",
+        "relevance": "ground truth" if benchmark.truth else shared,
+        "ap": f"mean-precision@{config.top or 'all'} (over hits)",
+        "ties": "distance, then index",
+        "index": "exact binary",
+        "bits": bits,
+        "top": config.top or "all",
+    }
 
 
 VIDEO_SIMILARITIES = {

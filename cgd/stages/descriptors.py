@@ -75,7 +75,7 @@ class Vectors:
 
 def describe(store: FeatureStore, images: Key | Fused, whitening: Key | None) -> Key:
     """The stored descriptors of some images, half precision; made shard by shard where they are missing."""
-    identity = _identity(store, images, whitening)
+    identity = identity_of("descriptors", VERSION, store, images, whitening)
     if store.is_sealed(identity.key):
         return identity.key
     vectors, ids = computed(store, images, whitening), store.get(keys_of(images)[0]).read("ids")
@@ -169,7 +169,8 @@ def _fused(store: FeatureStore, fused: Fused) -> tuple[list[Artifact], np.ndarra
     return artifacts, np.logical_and.reduce([a.read("valid") for a in artifacts]), make
 
 
-def _identity(store: FeatureStore, images: Key | Fused, whitening: Key | None) -> Identity:
+def identity_of(kind: str, version: int, store: FeatureStore, images: Key | Fused, whitening: Key | None) -> Identity:
+    """Identity of an artifact that is made of nothing but the vectors of some images."""
     first = store.get(keys_of(images)[0])
     of = first.settings
     settings = {"dataset": of["dataset"], "split": of["split"], "ids": of["ids"]}
@@ -179,7 +180,7 @@ def _identity(store: FeatureStore, images: Key | Fused, whitening: Key | None) -
     else:
         how = [first.attributes["label"], *(["whitened"] if whitening else [])]
     inputs = [*keys_of(images), *([whitening] if whitening else [])]
-    return identify("descriptors", [title_of(of["dataset"], of["split"]), *how], VERSION, settings, inputs)
+    return identify(kind, [title_of(of["dataset"], of["split"]), *how], version, settings, inputs)
 
 
 @dataclass(frozen=True)

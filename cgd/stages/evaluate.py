@@ -18,7 +18,15 @@ from cgd.data.datasets import label_truth
 from cgd.data.frames import by_video
 from cgd.errors import InputError
 from cgd.retrieval.bootstrap import interval
-from cgd.retrieval.metrics import PROTOCOLS, VIDEO_PROTOCOLS, relevance, score, score_at
+from cgd.retrieval.metrics import (
+    HAMMING,
+    HAMMING_AT,
+    PROTOCOLS,
+    VIDEO_PROTOCOLS,
+    relevance,
+    score,
+    score_at,
+)
 from cgd.retrieval.search import Block, DotProducts, Scorer, count_above, nearest, ranks_of
 from cgd.retrieval.video import VideoScorer
 from cgd.stages.cards import artifacts_of, drawn_queries, protocol_card, recalls_of
@@ -67,6 +75,8 @@ def evaluate(
     _refuse_empty(benchmark)
     if benchmark.of_videos:
         _refuse_beside_videos(members, config, random)
+    elif config.codes != "none":
+        _refuse_beside_codes(members, random)
     _refuse_others(store, benchmark, members)
     store_images(store, benchmark.gallery)
     store_images(store, benchmark.queries)
@@ -77,12 +87,14 @@ def evaluate(
         ranked, truth = _only(ranked, truth, rows)
     card = protocol_card(store, benchmark, members, queries_cropped, config, index, random)
     inputs = [k for m in members for k in (*artifacts_of(m), *([m.whitening] if m.whitening else []))]
-    identity = identify(
-        "scores", [benchmark.name, model], VERSION, {"card": card, "truth": _truth_digest(truth)}, inputs
-    )
+    # Of codes by label, the lists of positives may be longer than all else together.
+    by_class = config.codes != "none" and benchmark.truth is None
+    relevant = _labels_digest(ranked) if by_class else _truth_digest(truth)
+    identity = identify("scores", [benchmark.name, model], VERSION, {"card": card, "truth": relevant}, inputs)
     if not store.is_sealed(identity.key):
         job = _Job(store, benchmark, ranked, rows, model, members, truth, card, config, index, random, scorer, workers)
-        result, scores = (_score_videos if benchmark.of_videos else _score)(job)
+        how = _score_codes if config.codes != "none" else _score
+        result, scores = (_score_videos if benchmark.of_videos else how)(job)
         arrays = {
             "queries": np.array(ranked.queries.ids, dtype=object),
             "average_precision": np.stack([s.average_precision for s in scores]),
@@ -212,6 +224,59 @@ def _score_videos(job: _Job) -> tuple[dict[str, Any], list[Score]]:
     return result, results
 
 
+def _score_codes(job: _Job) -> tuple[dict[str, Any], list[Score]]:
+    """Every query by the Hamming distance of binary codes, with what the score would be however ties fell (8.6)."""
+    from cgd.stages.codes import encode, read_codes, score_codes  # FAISS only where it is asked for
+
+    started = time.perf_counter()
+    (member,) = job.members
+    keys = [encode(job.store, images, member.whitening) for images in (member.gallery, *member.distractors)]
+    gallery = [read_codes(job.store, key) for key in keys]
+    queries = read_codes(job.store, encode(job.store, member.queries, member.whitening))
+    _refuse_invalid(job, gallery[0].valid, queries.valid[job.rows])
+    if widths := {codes.bits for codes in gallery} - {queries.bits}:
+        raise InputError(
+            f"the codes of the queries have {queries.bits} bits, others {', '.join(map(str, sorted(widths)))}: they do "
+            "not share a space; extract both with the same model and whitening."
+        )
+    described = time.perf_counter()
+    truth = job.truth
+    wanted = {p: relevance(truth, p) for p in PROTOCOLS} if job.benchmark.truth else {HAMMING: (truth.easy, truth.junk)}
+    cut, size = job.config.top or None, sum(int(codes.valid.sum()) for codes in gallery)
+    depths = job.config.recall_at or tuple(k for k in HAMMING_AT if k <= size)
+    scored = score_codes(queries.packed[job.rows], gallery, wanted, cut, depths, f"scoring {job.model}"[:40])
+    searched = time.perf_counter()
+    results, protocols = [], {}
+    for protocol, found in scored.items():
+        mean, best, worst = found.average_precision.mean(axis=0).tolist()
+        results.append(Score(protocol, mean, len(job.rows), found.average_precision[:, 0]))
+        protocols[protocol] = {
+            **_percentages(results[-1]),
+            "mAP_optimistic": 100 * best,
+            "mAP_pessimistic": 100 * worst,
+            **{f"precision@{k}": 100 * float(v) for k, v in zip(depths, found.precision, strict=True)},
+            **{f"recall@{k}": 100 * float(v) for k, v in zip(depths, found.recall, strict=True)},
+        }
+    finished = time.perf_counter()
+    result = {
+        "benchmark": job.benchmark.name,
+        "model": job.model,
+        "mode": job.card.get("mode", "symmetric"),
+        "queries": len(job.ranked.queries),
+        "gallery": len(job.benchmark.gallery),
+        "distractors": sum(int(codes.valid.sum()) for codes in gallery[1:]),
+        "invalid_distractors": sum(int((~codes.valid).sum()) for codes in gallery[1:]),
+        "invalid_gallery": int((~gallery[0].valid).sum()),
+        "card": job.card,
+        "protocols": protocols,
+        "seconds": {
+            "describe": described - started, "search": searched - described, "score": finished - searched
+        },
+        "peak_rss_mb": _peak_rss_mb(),
+    }  # fmt: skip
+    return result, results
+
+
 def _exact_ranks(job: _Job, scorer: Scorer, blocks: Sequence[Block], wanted: Wanted) -> Ranks:
     """Ranks of all positives: every image of the gallery is compared with them, whatever the number of protocols."""
     truth = job.truth
@@ -311,10 +376,20 @@ def _refuse_beside_videos(members: Sequence[Member], config: EvaluateConfig, ran
     """What is for images only."""
     if config.index != "exact":
         raise InputError(f"videos are searched exactly: set evaluate.index to exact, not {config.index}.")
+    if config.codes != "none":
+        raise InputError("videos are searched by the vectors of their frames: set evaluate.codes to none.")
     if config.random_queries:
         raise InputError("videos are all searched for: leave evaluate.random_queries at 0.")
     if random is not None or any(member.distractors for member in members):
         raise InputError("a benchmark of videos brings its own unlabelled videos: leave out --distractors.")
+
+
+def _refuse_beside_codes(members: Sequence[Member], random: RandomDistractors | None) -> None:
+    """What has no codes."""
+    if len(members) > 1:
+        raise InputError("binary codes are of one model: leave out --ensemble, or set evaluate.codes to none.")
+    if random is not None:
+        raise InputError("random distractors are vectors without codes: leave them out, or set evaluate.codes to none.")
 
 
 def _refuse_invalid(job: _Job, present: np.ndarray, readable: np.ndarray) -> None:
@@ -341,6 +416,10 @@ def _tell_without_positives(result: Mapping[str, Any]) -> None:
 
 def _truth_digest(truth: GroundTruth) -> str:
     return sha256(canonical([[part.tolist() for part in parts] for parts in dataclasses.astuple(truth)]))
+
+
+def _labels_digest(benchmark: Benchmark) -> str:
+    return sha256(canonical([benchmark.gallery.labels, benchmark.queries.labels, benchmark.leave_one_out]))
 
 
 def _percentages(result: Score) -> dict[str, Any]:

@@ -58,6 +58,11 @@ LAYOUT: Mapping[str, tuple[Array, ...]] = {
     ),
     "whitened": (_IDS, Array("vectors", ("image", "dim"), "float16", _NAN), _VALID, _DIGESTS, _VIEWS),
     "descriptors": (_IDS, Array("vectors", ("image", "dim"), "float16", _NAN), _VALID),
+    "codes": (
+        _IDS,
+        Array("codes", ("image", "byte"), "uint8", 0),
+        _VALID,
+    ),  # a bit per dimension, the first one highest
     "indexes": (),  # files only: index.faiss, rows.npy, marks.npy
     "students": (),  # files only: model.safetensors, recipe.json, log.jsonl
     "codebooks": (
@@ -71,7 +76,7 @@ LAYOUT: Mapping[str, tuple[Array, ...]] = {
     ),
 }
 WEIGHTS, RECIPE = "model.safetensors", "recipe.json"  # of a student, in its folder and in the store
-ROWWISE = ("images", "embeddings", "whitened", "descriptors")  # kinds cut into shards of rows; the others are one shard
+ROWWISE = ("images", "embeddings", "whitened", "descriptors", "codes")  # cut into shards of rows; the others are one
 
 # Below `.cgd`, out of Zarr's sight; repair keeps files there that it found in another's place.
 SPARE = ".cgd/spare"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ranking import RANKERS, Ranker, nothing, tie_bounds
 
+from cgd.retrieval.hamming import pack, ranked
 from cgd.retrieval.metrics import (
     average_precision_at,
     mean_average_precision_at,
@@ -18,6 +19,7 @@ from cgd.retrieval.metrics import (
 )
 from cgd.retrieval.search import DotProducts
 from cgd.retrieval.video import Videos, similarities
+from cgd.stages.codes import Codes, score_codes
 
 pytestmark = pytest.mark.shared
 every_ranker = pytest.mark.parametrize("ranker", RANKERS.values(), ids=RANKERS)
@@ -146,6 +148,22 @@ def test_however_ties_fall_precision_and_recall_lie_between_two_bounds(hamming: 
     )
     assert (known <= np.array(best) + 1e-7).all()
     assert (known >= np.array(worst) - 1e-7).all()
+
+
+@pytest.mark.parametrize("top", [-1, 50, 300, 1000])
+def test_codes_from_bytes_through_the_binary_index_to_map_and_its_bounds(hamming: Any, top: int) -> None:
+    """The whole path of `cgd evaluate` with codes: packed, searched by FAISS, ranked, scored."""
+    gallery = Codes(16, pack(hamming["db_codes"]), np.ones(300, bool))
+    _, positives = codes(hamming)
+    depths = hamming["pr_k"].tolist()
+    wanted = {"hamming": (positives, nothing(20))}
+    found = score_codes(pack(hamming["q_codes"]), [gallery], wanted, first_of(hamming, top), depths)["hamming"]
+    known = [float(hamming[f"map_top{top}_{order}"]) for order in ("stable", "optimistic", "pessimistic")]
+    assert found.average_precision.mean(axis=0) == pytest.approx(known, abs=1e-12)
+    np.testing.assert_allclose(found.precision, hamming["pr_precision_stable"], rtol=0, atol=1e-7)
+    np.testing.assert_allclose(found.recall, hamming["pr_recall_stable"], rtol=0, atol=1e-7)
+    distances, rows = next(ranked(pack(hamming["q_codes"]), gallery.packed))
+    np.testing.assert_array_equal(distances, hamming["hamming_q0"][rows])
 
 
 # video

@@ -43,6 +43,9 @@ def every_kind(tmp_path, embeddings):
         "descriptors": {
             "ids": seen["ids"], "valid": seen["valid"], "vectors": np.arange(15, dtype=np.float16).reshape(5, 3),
         },
+        "codes": {
+            "ids": seen["ids"], "valid": seen["valid"], "codes": np.arange(10, dtype=np.uint8).reshape(5, 2),
+        },
         "codebooks": {"centroids": np.ones((2, 4, 3), np.float32), "rotations": np.zeros((2, 6, 6), np.float32)},
         "canaries": {"vectors": np.arange(12, dtype=np.float32).reshape(2, 2, 3)},
         "scores": {"queries": texts, "average_precision": np.array([[0.1, np.nan, 0.3, 1.0, 0.0]])},

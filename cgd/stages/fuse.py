@@ -121,8 +121,10 @@ def epoch_batches(plan: TargetPlan, epoch: int) -> list[Batch]:
         frames = np.random.default_rng(np.random.SeedSequence([plan.seed, epoch, 10]))
         usable = some_of_each(plan.groups, usable, 1, frames)
     needs = registry.find("cgd.methods", plan.method).needs
-    drawn = usable, plan.views, plan.batch_pairs
     numbers = plan.numbers
+    if needs.classes and numbers is not None:
+        usable &= numbers >= 0  # an image of no class has no target
+    drawn = usable, plan.views, plan.batch_pairs
     batches: Iterable[Batch]
     if needs.batches == "classes":
         assert numbers is not None, "who draws by class asks for labels"
@@ -167,7 +169,7 @@ def trained_rows(plan: TargetPlan) -> np.ndarray:
     rows = usable_rows(plan.open_store(), plan.teachers)
     rows[list(plan.withheld)] = False
     needs = registry.find("cgd.methods", plan.method).needs
-    if needs.batches == "classes" and not plan.unlabelled:
+    if needs.classes or (needs.batches == "classes" and not plan.unlabelled):
         assert plan.numbers is not None, "who draws by class asks for labels"
         rows &= plan.numbers >= 0
     elif needs.batches == "pairs" and plan.labels is not None:

@@ -35,6 +35,7 @@ for _command in (
     search.index,
     demonstrations.prove,
     demonstrations.demo,
+    demonstrations.reproduce,
     reports.report,
     scores.compare,
     scores.scores_group,

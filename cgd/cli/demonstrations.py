@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cgd.cli.options import names_in, options, print_result, recipe_of, running, session_of
+from cgd.cli.options import names_in, numbers_in, options, print_result, recipe_of, running, session_of
 
 if TYPE_CHECKING:
     from cgd.pipeline.demo import Step
@@ -81,6 +81,55 @@ def _run(o: dict[str, Any], step: Step) -> dict[str, Any]:
         cli.main([*step.command, *device, *shared], prog_name="cgd", standalone_mode=False)
     result: dict[str, Any] = json.loads(printed.getvalue())
     return result
+
+
+@click.command()
+@options("weights", "device", "workers", "set")
+@click.argument("paper")
+@click.option("--table", "tables", multiple=True, metavar="N", help="Only this table of the paper; repeatable.")
+@click.option("--miniature", is_flag=True, help="On drawn landmarks, with teachers that come with the package.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be run and what is missing; do nothing.")
+@click.option(
+    "--data", multiple=True, metavar="NAME=KIND:PATH", help="Where a data set of the paper is; repeatable, remembered."
+)
+@click.option("--seeds", default="", help="Seeds separated by commas: the mean is told.  [default: 0]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the students.  [default: runs/PAPER, or runs/PAPER-miniature]",
+)
+def reproduce(**o: Any) -> None:
+    """A paper's tables beside ours: published, found here, the difference, and what was not done as there.
+
+    PAPER is whiten-mtd, cgd, embedding-distillation, data-efficient or context-unaware. Interrupted, it continues.
+
+    \b
+    cgd reproduce whiten-mtd --dry-run
+    cgd reproduce whiten-mtd --table 4 --miniature   # a few minutes
+    cgd reproduce whiten-mtd --table 2 --weights weights --data gldv2=gldv2-clean:gldv2 --data roxford5k=roxford5k:data
+    """
+    from cgd.pipeline import reproduce as reproduction
+
+    with running(o):
+        session = session_of(o)
+        if not o["miniature"]:
+            reproduction.introduce(session, o["data"])
+        elif o["data"] or o["weights"]:
+            raise click.UsageError("--miniature brings its own images and weights: leave out --data and --weights.")
+        suffix = f"-{reproduction.MINIATURE}" if o["miniature"] else ""
+        result = reproduction.reproduce(
+            session,
+            o["paper"],
+            tables=o["tables"],
+            miniature=o["miniature"],
+            dry_run=o["dry_run"],
+            settings=o["settings"],
+            seeds=numbers_in(o["seeds"], "--seeds", int),
+            out=o["out"] or Path("runs") / f"{o['paper']}{suffix}",
+        )
+        print_result(o, result, reproduction.reproduction_text)
+        if reproduction.nothing_was_run(result):
+            sys.exit(1)
 
 
 @click.command()

@@ -27,7 +27,7 @@ def read_recipe(path: Path) -> Recipe:
         base = _read_yaml(beginning)
         if isinstance(base, Mapping) and "base" in base:
             raise InputError(f"{path} begins from {beginning}, which has a base of its own: begin from that one.")
-        content = _merged(base, content) if isinstance(base, Mapping) else base
+        content = merged(base, content) if isinstance(base, Mapping) else base
     return build_recipe(content, str(path))
 
 
@@ -40,7 +40,7 @@ def _read_yaml(path: Path) -> Any:
         raise InputError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}.") from error
 
 
-def _merged(content: Mapping[Any, Any], changes: Mapping[Any, Any]) -> dict[Any, Any]:
+def merged(content: Mapping[Any, Any], changes: Mapping[Any, Any]) -> dict[Any, Any]:
     """Sections of `content` with the keys that `changes` sets in them."""
     merged = dict(content)
     for section, values in changes.items():
@@ -73,7 +73,7 @@ def row(recipe: Recipe, name: str, where: str = "the recipe") -> Recipe:
             raise InputError(f"{where}: rows: {name}: '{section}' is one for all rows: set it above them.")
     if isinstance(changes.get("distill"), Mapping) and "seed" in changes["distill"]:
         raise InputError(f"{where}: rows: {name}: seeds are the same for all rows: give --seeds.")
-    return build_recipe(_merged(content, changes), f"{where}: rows: {name}")
+    return build_recipe(merged(content, changes), f"{where}: rows: {name}")
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:

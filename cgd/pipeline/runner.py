@@ -45,12 +45,18 @@ class RunReport:
 
 
 def run(
-    session: Session, recipe: Recipe, *, seeds: Sequence[int] = (), only: Sequence[str] = (), out: Path
+    session: Session,
+    recipe: Recipe,
+    *,
+    seeds: Sequence[int] = (),
+    only: Sequence[str] = (),
+    students: bool = True,
+    out: Path,
 ) -> RunReport:
     """Extract, whiten, score the teachers and their ensemble, then distil and score each row once per seed.
 
     A recipe without rows is one row. `only` names the rows to do now; of the others the table has what earlier runs
-    left in `out`.
+    left in `out`. Without `students` only teachers are scored.
     """
     seeds = tuple(seeds) or (recipe.distill.seed,)
     images = _training_images(session, recipe)
@@ -60,7 +66,7 @@ def run(
     for name in only:
         if name not in rows:
             raise unknown("row", name, rows)
-    todo = [name for name in rows if not only or name in only]
+    todo = [name for name in rows if students and (not only or name in only)]
     sources = steps.teacher_sources(session, recipe.extract.teachers)
     labels = [source.label for source in sources]
     for name in todo:

@@ -10,6 +10,7 @@ import numpy as np
 
 from cgd.data import fine_grained, synthetic
 from cgd.data.groundtruth import RevisitedGroundTruth, read_ground_truth
+from cgd.data.hashing_sets import cifar10, divided, nuswide21, rooted
 from cgd.data.images import EXTENSIONS
 from cgd.data.published_sets import (
     GALLERY,
@@ -27,6 +28,8 @@ from cgd.data.video_sets import svd, svd_benchmark, videos, videos_benchmark
 from cgd.errors import InputError, unknown
 from cgd.registry import Spec, bind
 from cgd.types import Benchmark, GroundTruth, ImageList
+
+HASHING = ("cifar10", "nuswide-21", "closed-set")  # queries and gallery of the same classes, both splits of one set
 
 
 def default_name(text: str) -> str:
@@ -53,8 +56,8 @@ def open_benchmark(text: str, name: str | None = None) -> Benchmark:
     """Queries and gallery of `KIND:PATH`.
 
     Revisited benchmarks, and a manifest beside a `gnd.json`, bring their ground truth; sets split by class are their
-    test classes, every image against all others; otherwise the split
-    `query` is scored by label against `gallery`, or every image against all others.
+    test classes, every image against all others; otherwise the split `query` is scored by label against `gallery`, or
+    every image against all others where there are no such splits.
     """
     kind, path = _parts(text)
     name = name or default_name(text)
@@ -64,6 +67,8 @@ def open_benchmark(text: str, name: str | None = None) -> Benchmark:
         return fine_grained.fine_grained_benchmark(kind, path, name)
     if kind in ("svd", "videos"):
         return (svd_benchmark if kind == "svd" else videos_benchmark)(path, name)
+    if kind in HASHING:
+        return Benchmark(name, _KINDS[kind](path, name, GALLERY), _KINDS[kind](path, name, QUERY), None)
     if kind == "synthetic":
         path = str(_drawn(path) / "manifest.csv")
     if kind in ("manifest", "synthetic"):
@@ -205,6 +210,19 @@ def _manifest_with_truth(path: str, name: str, known: RevisitedGroundTruth) -> B
     return Benchmark(name, choose(GALLERY, known.gallery, None), choose(QUERY, known.queries, known.boxes), known.truth)
 
 
+def _closed_set(path: str, name: str, split: str | None) -> ImageList:
+    place, options = rooted(path, _divided, "closed-set")
+    return _divided(place, name, split, **options)
+
+
+def _divided(
+    place: Path, name: str, split: str | None, *, of: str = "", queries: float = 0.2, seed: int = 0
+) -> ImageList:
+    """The images of a folder, or of a manifest's split `of`, divided into queries and others of the same classes."""
+    images = (_folder if place.is_dir() else _manifest)(str(place), name, of or None)
+    return divided(images, split, queries, seed)
+
+
 def _synthetic(path: str, name: str, split: str | None) -> ImageList:
     return _manifest(str(_drawn(path) / "manifest.csv"), name, split)
 
@@ -226,6 +244,9 @@ _KINDS: dict[str, Callable[[str, str, str | None], ImageList]] = {
     "rparis6k": revisited_images("rparis6k"),
     "revisitop1m": revisitop1m,
     "sfm120k": sfm120k,
+    "cifar10": cifar10,
+    "nuswide-21": nuswide21,
+    "closed-set": _closed_set,
     "svd": svd,
     "videos": videos,
     "synthetic": _synthetic,

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cgd.data.archives import archives_below
+from cgd.data.batch_files import image_in_batch
 from cgd.errors import InputError
 
 EXTENSIONS = frozenset(
@@ -61,13 +62,13 @@ def read_image(root: Path | None, path: str) -> DecodedImage:
 
 
 def image_bytes(root: Path | None, path: str) -> bytes:
-    """The bytes of the file `root/path`, or else of the image of that name in the archives of `root`."""
+    """The bytes of the file `root/path`, or else of the image of that name in a batch or in the archives of `root`."""
     if root is None:
         raise InputError(f"the folder that holds {path} is not known on this machine: give --dataset KIND:PATH once.")
     try:
         return (root / path).read_bytes()
     except FileNotFoundError:
-        return _from_archives(root, path)
+        return image_in_batch(root, path) or _from_archives(root, path)
     except OSError as error:
         raise InputError(
             f"cannot read the image {root / path}: {error.strerror}; mend that and repeat the same command."

@@ -53,6 +53,8 @@ class PickledArray:
         if not isinstance(self._state, tuple) or len(self._state) != 5:
             raise ValueError("a pickled array is incomplete")
         _, shape, kind, by_columns, data = self._state
+        if isinstance(data, str):  # bytes of Python 2, read as Latin-1
+            data = data.encode("latin1")
         if not isinstance(kind, PickledType) or not isinstance(data, bytes) or not isinstance(shape, tuple):
             raise ValueError("a pickled array holds objects")
         dtype = kind.numpy()

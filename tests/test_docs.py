@@ -27,6 +27,8 @@ FILES = (  # that commands in the documents are given
     "resnet101_dolg_pca_512d_gldv2_512x512_p3_global_randcrop.pt",
     "query.jpg",
     "other.jpg",
+    "r-50-1000ep.pth.tar",
+    "resnet50.pth",
 )
 SAMPLE = "sample.py"  # an export writes it
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)

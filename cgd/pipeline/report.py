@@ -39,6 +39,8 @@ def report(
 
     _refuse_unwritable(out)
     chosen = _benchmark(session, recipe, benchmark, name)
+    if chosen.of_videos:
+        raise InputError(f"a report is about images, {chosen.name} is of videos: use `cgd evaluate` and `cgd scores`.")
     job, notes = report_scores.prepare(session, place, recipe, chosen, teachers, baselines)
     epochs = reported.epochs_of(place)
     log.info("1/4 scores on %s", job.benchmark.name)

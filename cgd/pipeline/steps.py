@@ -254,14 +254,21 @@ def method_config(recipe: Recipe) -> Any:
 
 
 def load_student(session: Session, where: str, scales: Sequence[float] = ()) -> EncoderSource:
-    """The student in a folder, or in the store by its key; `scales` replace its own."""
+    """The student in a folder, or in the store by its key; `scales` replace its own.
+
+    So do options of its input after the name, `student?mean=0,0,0&std=1,1,1`, where no folder is called that.
+    """
     from cgd.models.load import trained_student
 
-    folder, about = find_student(session, where)
+    name, typed = (where, "") if Path(where).exists() else where.partition("?")[::2]
+    folder, about = find_student(session, name)
     text = about["student"]
+    options = dict(Spec.parse(f"{name}?{typed}").options) if typed else {}
     if scales:
+        options["scales"] = ",".join(map(str, scales))
+    if options:
         spec = Spec.parse(text)
-        text = replace(spec, options={**spec.options, "scales": ",".join(map(str, scales))}).typed
+        text = replace(spec, options={**spec.options, **options}).typed
     return trained_student(text, folder / WEIGHTS)
 
 

@@ -63,7 +63,7 @@ def card_line(card: Result) -> str:
         CROP[card["query_crop"]],
         f"{size}, scales {', '.join(f'{s:g}' for s in scales)}",
         *([f"images shrunk to {card['degrade']} pixels and enlarged again"] if "degrade" in card else []),
-        *([f"{card['frames']} frames of a video"] if "frames" in card else []),
+        *([f"{card['frames']} frames of a video, pixels {card['pixels']}"] if "frames" in card else []),
         f"{_width(card)}, {'whitened' if card['whitening'] else 'raw'}, {card['similarity']}",
         f"relevance by {card['relevance']}",
         *([_drawn(card["random_queries"])] if "random_queries" in card else []),

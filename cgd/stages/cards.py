@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ def protocol_card(
         "distractors": sets,
         "artifacts": [str(k) for m in members for k in artifacts_of(m)],
         **_label_card(benchmark, config),
-        **(_video_card(benchmark, config, len(members)) if benchmark.of_videos else {}),
+        **(_video_card(benchmark, config, spec) if benchmark.of_videos else {}),
         **(_codes_card(benchmark, config, dims[0]) if config.codes != "none" else {}),
     }
 
@@ -124,11 +124,13 @@ VIDEO_SIMILARITIES = {
 }
 
 
-def _video_card(benchmark: Benchmark, config: EvaluateConfig, members: int) -> dict[str, Any]:
+def _video_card(benchmark: Benchmark, config: EvaluateConfig, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What is said of videos instead of images."""
     similarity = VIDEO_SIMILARITIES[config.video]
+    plain = [set(each.get("mean", ())) == {0.0} and set(each.get("std", ())) == {1.0} for each in inputs]
     return {
-        "similarity": similarity if members == 1 else f"mean of the members' similarities, each {similarity}",
+        "pixels": "not normalised, as in the released evaluation" if all(plain) else "normalised",
+        "similarity": similarity if len(inputs) == 1 else f"mean of the members' similarities, each {similarity}",
         "frames": f"first {config.frames}" if config.frames else "all",
         "ap": "mean precision at the hits",
         "descriptors": "float32",

@@ -11,8 +11,9 @@ from made import embeddings, image_list
 
 from cgd.config import Recipe, WhitenConfig
 from cgd.errors import InputError
-from cgd.pipeline import scoring, steps
+from cgd.pipeline import reported, scoring, steps
 from cgd.pipeline.recipe import change, override
+from cgd.pipeline.report import report
 from cgd.pipeline.steps import Session
 from cgd.pipeline.workspace import Workspace
 from cgd.stages.distill import training_of
@@ -77,10 +78,10 @@ def test_frames_of_a_label_are_paired_across_videos_where_pairs_are_by_label(pla
             assert images.groups[one] != images.groups[other]
 
 
-def test_a_student_of_videos_is_trained_and_scored_as_its_teachers_are(place: dict[str, Any]) -> None:
+def test_a_student_of_videos_is_trained_and_scored_as_its_teachers_are(place: dict[str, Any], tmp_path: Path) -> None:
     session, recipe = place["session"], place["recipe"]
-    report = steps.distill(session, place["images"], place["whitened"], recipe, place["out"])
-    assert report.epochs == 2
+    trained = steps.distill(session, place["images"], place["whitened"], recipe, place["out"])
+    assert trained.epochs == 2
     benchmark = session.workspace.benchmark("clips")
     sources = [
         steps.load_student(session, str(place["out"])),
@@ -95,6 +96,14 @@ def test_a_student_of_videos_is_trained_and_scored_as_its_teachers_are(place: di
         assert score["card"]["frames"] == "first 2"
         assert 0 < score["protocols"]["all"]["mAP"] <= 100
         assert score["protocols"]["all"]["mAP_interval"][0] <= score["protocols"]["all"]["mAP"]
+        assert score["card"]["pixels"] == "normalised"
+    found = reported.find(session, str(place["out"]))
+    with pytest.raises(InputError, match="a report is about images, clips is of videos"):
+        report(session, found, recipe, benchmark="clips", out=tmp_path / "page.html")
+    released = steps.load_student(session, f"{place['out']}?mean=0,0,0&std=1,1,1")
+    (score,) = scoring.evaluate(session, benchmark, [released], recipe)
+    assert score["card"]["pixels"] == "not normalised, as in the released evaluation"
+    assert score["key"] != scores[0]["key"]
     with pytest.raises(InputError, match="leave out --mode asymmetric"):
         scoring.evaluate_asymmetric(session, benchmark, str(place["out"]), recipe)
 

@@ -160,6 +160,8 @@ def table(scores: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def main() -> None:
+    from cgd.data.images import EXTENSIONS
+    from cgd.data.synthetic import draw_landmarks
     from cgd.pipeline import demo
     from cgd.pipeline.text import card_line, render
 
@@ -169,14 +171,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(option("--out", temporary)).absolute()
         out.mkdir(parents=True, exist_ok=True)
-        pictures = sorted(Path(images).absolute().rglob("*.jpg")) if images else []
+        folder = Path(images).absolute()
         os.chdir(out)
         if not images:
-            from cgd.data.synthetic import draw_landmarks
-
             demo.prepare(out)
-            drawn = draw_landmarks(out / "landmarks", labels=7 * clips, searched=2, distractors=0)
-            pictures, weights = sorted((drawn / "images").rglob("*.jpg")), out / "weights"
+            folder = draw_landmarks(out / "landmarks", labels=4 * clips, images=2, searched=2, distractors=0)
+            weights = out / "weights"
+        pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
         if not (out / "test/pairs.txt").is_file():
             make_clips(pictures, out, clips)
         made = time.perf_counter()

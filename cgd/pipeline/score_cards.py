@@ -27,7 +27,7 @@ CHOSEN = ("mode", "query_crop", "degrade", "index", "ap", "ties")
 PROTOCOL = ("benchmark", "distractors", *OF_BENCHMARK, *CHOSEN)
 MODEL = (
     "members", "dim", "whitening", "image_size", "resize", "filter", "scales", "combine", "precision", "descriptors",
-    "similarity", "fused_gallery", "index_settings", "weights", "version",
+    "similarity", "pixels", "fused_gallery", "index_settings", "weights", "version",
 )  # fmt: skip
 FIELDS = ("model", *PROTOCOL, *MODEL)
 
@@ -108,7 +108,7 @@ def _score_of(artifact: Artifact, embeddings: Sequence[Artifact] | None) -> Stor
         "distractors": _distractors(card, result.get("invalid_distractors", 0)),
         "queries": f"{len(queries)} ({_digest(queries)})",
         "truth": str(settings["truth"])[:8],
-        "gallery": _counted(result["gallery"], result.get("invalid_gallery", 0)),
+        "gallery": _counted(result["gallery"], result.get("invalid_gallery", 0), "frames" in card),
         "images": images and _digest(images),
         "relevance": card.get("relevance"),
         "mode": card.get("mode", "symmetric"),
@@ -228,8 +228,8 @@ def _distractors(card: Fields, invalid: int) -> str | None:
     return ", ".join([*sets, *([f"{invalid} left out"] if invalid else [])]) or None
 
 
-def _counted(images: int, invalid: int) -> str:
-    return f"{int(images)} images" + (f", {invalid} left out" if invalid else "")
+def _counted(found: int, invalid: int, videos: bool) -> str:
+    return f"{int(found)} {'videos' if videos else 'images'}" + (f", {invalid} left out" if invalid else "")
 
 
 def _digest(values: Sequence[str]) -> str:

@@ -116,10 +116,10 @@ def _codes_card(benchmark: Benchmark, config: EvaluateConfig, bits: int) -> dict
 
 
 VIDEO_SIMILARITIES = {
-    "cf": "Chamfer (cf): mean over the query's frames of the largest cosine with a frame of the candidate",
-    "fme": "cosine of the means over frames (fme)",
-    "fmx": "cosine of the maxima over frames (fmx)",
-    "sme": "mean of all cosines of frames (sme)",
+    "cf": "Chamfer of frames (cf)",
+    "fme": "cosine of the frames' means (fme)",
+    "fmx": "cosine of the frames' maxima (fmx)",
+    "sme": "mean cosine of frames (sme)",
     "smx": "largest cosine of frames (smx)",
 }
 

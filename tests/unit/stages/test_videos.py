@@ -155,7 +155,7 @@ def test_an_ensemble_is_the_mean_of_similarities(place: dict[str, Any]) -> None:
     mean = sum(similarities(Videos(q, lengths[1]), Videos(c, lengths[0])) for q, c in pairs) / 2
     result = scored(place, members=[place["member"], second], model="both")
     assert result["protocols"]["all"]["mAP"] == pytest.approx(100 * np.mean(naive(mean, benchmark.truth, None)))
-    assert result["card"]["similarity"].startswith("mean of the members' similarities, each Chamfer (cf)")
+    assert result["card"]["similarity"].startswith("mean of the members' similarities, each Chamfer of frames (cf)")
 
 
 def test_without_a_ground_truth_labels_of_videos_count_and_a_video_is_not_its_own_match(place: dict[str, Any]) -> None:

@@ -215,11 +215,15 @@ class AbsoluteTeacherConfig:
     weight: float = 1.0  # of the distillation term, lambda in the paper
     triplet: float = 1.0  # weight of the triplet term; 0 = distillation alone
     margin: float = 0.0  # of the triplet term, as released
+    hint: float = field(default=0.0, metadata={"neutral": 0.0})  # weight of the hint layer; 0 = none
+    attention: float = field(default=0.0, metadata={"neutral": 0.0})  # weight of the attention layer; 0 = none
 
     def __post_init__(self) -> None:
         _range("absolute-teacher.weight", self.weight, 0)
         _range("absolute-teacher.triplet", self.triplet, 0)
         _range("absolute-teacher.margin", self.margin, 0)
+        _range("absolute-teacher.hint", self.hint, 0)
+        _range("absolute-teacher.attention", self.attention, 0)
 
 
 @dataclass(frozen=True)
@@ -229,12 +233,16 @@ class RelativeTeacherConfig:
     weight: float = 0.3  # of the distillation term, lambda in the paper; of the Frobenius norm at 32 images
     triplet: float = 1.0  # weight of the triplet term; 0 = distillation alone
     margin: float = 0.0  # of the triplet term, as released
+    hint: float = field(default=0.0, metadata={"neutral": 0.0})  # weight of the hint layer; 0 = none
+    attention: float = field(default=0.0, metadata={"neutral": 0.0})  # weight of the attention layer; 0 = none
     relative_reduction: Literal["frobenius", "mean_abs_offdiag"] = "frobenius"  # as released, or the mean over pairs
 
     def __post_init__(self) -> None:
         _range("relative-teacher.weight", self.weight, 0)
         _range("relative-teacher.triplet", self.triplet, 0)
         _range("relative-teacher.margin", self.margin, 0)
+        _range("relative-teacher.hint", self.hint, 0)
+        _range("relative-teacher.attention", self.attention, 0)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Needs:
     whether one is fitted on the fused vectors before training; `width` is whether the student must be as wide as the
     teachers' vectors; `labels` is whether the target is made with the batch's labels; `classes` is whether the method
     is made with a table of the classes that each label names; `raw` is whether it makes sense only of vectors as they
-    came from the teachers.
+    came from the teachers; `maps` is whether `hint` and `attention` of its settings weigh layers of feature maps.
     """
 
     batches: Literal["pairs", "images", "classes"]
@@ -39,6 +39,7 @@ class Needs:
     labels: bool = False
     classes: bool = False
     raw: bool = False
+    maps: bool = False
 
     @property
     def images_per_row(self) -> int:

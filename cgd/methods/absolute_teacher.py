@@ -29,7 +29,7 @@ class AbsoluteTeacher:
     config: AbsoluteTeacherConfig
     fusion: Fusion
     codebook: None = None
-    needs = Needs(batches="classes", width=True, labels=True)
+    needs = Needs(batches="classes", width=True, labels=True, maps=True)
     tells = ()
 
     def target(self, teachers: Sequence[np.ndarray], batch: Batch, generator: np.random.Generator) -> Target:

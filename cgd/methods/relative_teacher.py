@@ -28,7 +28,7 @@ class RelativeTeacher:
     config: RelativeTeacherConfig
     fusion: Fusion
     codebook: None = None
-    needs = Needs(batches="classes", labels=True)
+    needs = Needs(batches="classes", labels=True, maps=True)
     tells = ()
 
     def target(self, teachers: Sequence[np.ndarray], batch: Batch, generator: np.random.Generator) -> Target:

@@ -145,7 +145,7 @@ def _split(found: Found, spec: Spec, text: str) -> tuple[dict[str, Any], dict[st
     rest = {k: v for k, v in spec.options.items() if k not in given and k != DIGEST}
     if spec.argument is None and spec.name == "timm":
         raise InputError(f"'{text}' names no network: write timm:NAME, e.g. timm:resnet50.")
-    if found.argument is not None and not found.origin and spec.name != "timm":
+    if found.argument is not None and not found.origin and spec.name not in ("timm", "maps"):
         raise InputError(f"'{text}': {spec.name} takes options after '?', not an argument after ':'.")
     return registry.bind(found.function, rest, text), overrides
 

@@ -15,6 +15,7 @@ from cgd.pipeline import scoring, steps
 from cgd.pipeline.recipe import change, row, to_yaml
 from cgd.pipeline.steps import Session
 from cgd.registry import slug
+from cgd.stages import select
 from cgd.store.files import replace_file
 from cgd.store.keys import canonical, ids_digest, labels_digest, sha256
 from cgd.types import Benchmark, ImageList, Key
@@ -76,7 +77,8 @@ def run(
     _tell_of_overlap(session, recipe, images, benchmarks)
     log.info("1/4 teachers look at %d images of %s", len(images), images.title)
     extracted = steps.extract_teachers(session, images, recipe.extract)
-    embeddings = {label: report.keys for label, report in extracted.encoders.items()}
+    sources = [source for source in sources if source.identity["name"] != select.MAPS]
+    embeddings = {source.label: extracted.encoders[source.label].keys for source in sources}
     log.info("2/4 whitening")
     whitened = steps.fit_whitening(session, embeddings, recipe.whiten)
     log.info("3/4 scores of teachers and untrained students on %s", ", ".join(b.name for b in benchmarks))

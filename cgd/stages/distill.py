@@ -16,8 +16,9 @@ from safetensors.torch import save
 
 from cgd import registry
 from cgd.config import DistillConfig
-from cgd.data.views import CROP, FIXED
+from cgd.data.views import CROP, FIXED, crop_name
 from cgd.errors import InputError, MissingError
+from cgd.methods import Needs
 from cgd.models.devices import Compute
 from cgd.models.encoder import EncoderSource, gmacs
 from cgd.stages import select
@@ -130,7 +131,7 @@ def _training(
     scored = None
     if job.config.validation:
         assert job.images.labels is not None
-        usable = usable_rows(job.store, plan.teachers) & ~withheld.beyond
+        usable = usable_rows(job.store, plan.vectors) & ~withheld.beyond
         scored = validation_rows(job.images.labels, withheld.validation, usable, job.config.seed)
     name = str(identity.key)
     return Training(job.store, job.images, plan, job.source, job.config, name, job.out, job.compute, processes, scored)
@@ -193,10 +194,11 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
             f"the method {config.method} draws no batches by class, which distill.labelled and distill.unlabelled are "
             "of: leave them out, or use absolute-teacher or relative-teacher."
         )
-    for key in (k for ks in keys for k in ks):
+    maps = _maps(job, needs, numbers)
+    for key in (k for ks in [*keys, *(ks for _, ks in maps)] for k in ks):
         if job.store.get(key).settings["ids"] != ids_digest(images):
             raise InputError(f"{key} holds other images than {images.title}: extract and whiten these first.")
-    _refuse_other_crops(job.store, keys)
+    _refuse_other_crops(job.store, [*keys, *(ks for _, ks in maps)])
     withheld = withheld_of(images, config)
     if config.exclude or config.validation:
         counts = int(withheld.excluded.sum()), int(withheld.validation.sum())
@@ -229,9 +231,23 @@ def _plan(job: Distillation) -> tuple[TargetPlan, Withheld]:
         images_per_class=config.images_per_class,
         labelled=config.labelled,
         unlabelled=config.unlabelled,
+        maps=maps,
         groups=None if config.frames == "all" else images.groups,
     )
     return plan, withheld
+
+
+def _maps(job: Distillation, needs: Needs, numbers: Sequence[int]) -> tuple[tuple[str, tuple[Key, ...]], ...]:
+    """Feature maps by kind and view, for the layers that the method's settings weigh."""
+    layers = {"features": job.method_config.hint, "attention": job.method_config.attention} if needs.maps else {}
+    found = []
+    for kind in (kind for kind, weight in layers.items() if weight):
+        views = select.maps_of(job.store, job.images.name, job.images.split, kind)
+        names = [crop_name(number) if number else FIXED for number in numbers]
+        if missing := [name for name in names if name not in views]:
+            raise MissingError(f"{job.images.title} has no {kind} maps of {', '.join(missing)}: extract them, too.")
+        found.append((kind, tuple(views[name] for name in names)))
+    return tuple(found)
 
 
 def _refuse_other_crops(store: FeatureStore, keys: Sequence[Sequence[Key]]) -> None:
@@ -277,7 +293,7 @@ def _identity(job: Distillation, plan: TargetPlan, withheld: Withheld, processes
         "student": job.source.identity,
         "labels": labels_digest(job.images) if by_label else None,
     }
-    inputs = [key for keys in plan.teachers for key in keys] + ([plan.codebook] if plan.codebook else [])
+    inputs = [key for keys in plan.vectors for key in keys] + ([plan.codebook] if plan.codebook else [])
     return identify("students", [job.images.title, job.source.label], VERSION, settings, inputs)
 
 
@@ -287,7 +303,7 @@ def _queries(plan: TargetPlan) -> dict[str, int]:
     counts = {
         "images": int(trained_rows(plan).sum()),
         "views": len(plan.views),
-        "teachers": len(plan.teachers) if needed else 0,
+        "teachers": (len(plan.teachers) if needed else 0) + len(plan.maps),
     }
     return {**counts, "total": math.prod(counts.values())}
 

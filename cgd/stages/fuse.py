@@ -50,7 +50,8 @@ class TargetPlan:
     `teachers` holds, per teacher, the key of its vectors for each number in `views`: whitened, or embeddings as they
     came. `labels` are there where pairs are of images with one label, or where the method asks for them; batches by
     class use a share `labelled` of them, and a share `unlabelled` of the batch is appended to it. `withheld` are rows
-    not to train on. With `groups`, of the images' videos, an epoch sees one image of each.
+    not to train on. With `groups`, of the images' videos, an epoch sees one image of each. `maps` are
+    teachers' feature maps by their kind, in the order in which a student gives its own.
     """
 
     store: tuple[str, ...]
@@ -68,6 +69,12 @@ class TargetPlan:
     labelled: float = 1.0
     unlabelled: float = 0.0
     groups: tuple[str, ...] | None = None
+    maps: tuple[tuple[str, tuple[Key, ...]], ...] = ()
+
+    @property
+    def vectors(self) -> tuple[tuple[Key, ...], ...]:
+        """All that is read for training: teachers' vectors, then their feature maps."""
+        return (*self.teachers, *(keys for _, keys in self.maps))
 
     @property
     def numbers(self) -> np.ndarray | None:
@@ -115,7 +122,7 @@ def read_codebook(store: FeatureStore, key: Key) -> Codebook:
 def epoch_batches(plan: TargetPlan, epoch: int) -> list[Batch]:
     """The batches of an epoch, of what the method asks for; pairs are by label where the plan has labels."""
     generator = epoch_generator(plan.seed, epoch)
-    usable = usable_rows(plan.open_store(), plan.teachers)
+    usable = usable_rows(plan.open_store(), plan.vectors)
     usable[list(plan.withheld)] = False
     if plan.groups is not None:
         frames = np.random.default_rng(np.random.SeedSequence([plan.seed, epoch, 10]))
@@ -153,20 +160,23 @@ def epoch_targets(plan: TargetPlan, epoch: int) -> tuple[list[Batch], list[Targe
     method = method_of(plan)
     teachers = plan.teachers if method.needs.teachers else ()
     vectors = [gather_views(store, keys, plan.views, rows, views) for keys in teachers]
+    maps = {kind: gather_views(store, keys, plan.views, rows, views) for kind, keys in plan.maps}
     generator = np.random.default_rng(np.random.SeedSequence([plan.seed, epoch, 1]))
-    targets, start = [], 0
+    targets: list[Target] = []
+    start = 0
     # On products this small more threads gain little, and where cores are busy they wait for each other.
     with threadpool_limits(1, "blas"):
         for batch in batches:
             part = slice(start, start + len(batch))
-            targets.append(method.target([to_single(v[part]) for v in vectors], batch, generator))
+            target = method.target([to_single(v[part]) for v in vectors], batch, generator)
+            targets.append({**target, **{kind: to_single(m[part]) for kind, m in maps.items()}})
             start += len(batch)
     return batches, targets
 
 
 def trained_rows(plan: TargetPlan) -> np.ndarray:
     """(N,) bool: the images that batches are drawn from, which is what teachers had to look at for this plan."""
-    rows = usable_rows(plan.open_store(), plan.teachers)
+    rows = usable_rows(plan.open_store(), plan.vectors)
     rows[list(plan.withheld)] = False
     needs = registry.find("cgd.methods", plan.method).needs
     if needs.classes or (needs.batches == "classes" and not plan.unlabelled):

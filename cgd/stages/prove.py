@@ -12,6 +12,7 @@ import torch
 
 from cgd.config import ExtractConfig
 from cgd.data.views import FIXED, crop_name
+from cgd.errors import InputError
 from cgd.models.encoder import Encoder, EncoderSource
 from cgd.progress import progress
 from cgd.retrieval.vectors import combine_scales, l2
@@ -100,6 +101,8 @@ def prove(
     training reads them, and against stored raw vectors whitened in single precision. The student trains on the second.
     """
     plan = training.plan
+    if plan.maps:
+        raise InputError("a proof compares descriptors: leave hint and attention out of its settings.")
     inputs = [_Inputs(store, keys) for keys in plan.teachers]
     live = _Live(training, sources, _extraction(store, inputs[0].embeddings))
     usable = np.flatnonzero(usable_rows(store, plan.teachers))

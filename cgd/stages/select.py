@@ -17,6 +17,8 @@ from cgd.store.keys import canonical
 from cgd.store.layout import WEIGHTS
 from cgd.types import InputSpec, Key, title_of
 
+MAPS = "maps"  # the teacher whose descriptors are feature maps: for layers beside a method, not for fusing
+
 
 def embeddings_of(
     store: FeatureStore, dataset: str, split: str | None, teacher: str | None = None
@@ -75,6 +77,7 @@ def teachers_of(
         found, trained = embeddings_of(store, dataset, split), _weights_of_students(store)
         encoders = {label: store.get(next(iter(views.values()))).settings["encoder"] for label, views in found.items()}
         left = {k: v for k, v in found.items() if "seed" not in encoders[k] and encoders[k]["weights"] not in trained}
+        left = {k: v for k, v in left.items() if encoders[k]["name"] != MAPS}
         if not left:  # what students were scored on teaches nobody
             title = title_of(dataset, split)
             raise MissingError(
@@ -93,6 +96,27 @@ def teachers_of(
         for label, views in found.items():
             chosen.setdefault(label, {}).update(views)
     return chosen
+
+
+def maps_of(store: FeatureStore, dataset: str, split: str | None, kind: str) -> dict[str, Key]:
+    """Stored feature maps of a data set by view, of the `kind` that a `maps` teacher gives; there is to be one."""
+    found: dict[str, dict[str, Key]] = {}
+    every = embeddings_of(store, dataset, split)
+    for label, views in every.items():
+        encoder = store.get(next(iter(views.values()))).settings["encoder"]
+        if encoder["name"] == MAPS and encoder["options"].get("kind", "features") == kind:
+            found[label] = views
+    title = title_of(dataset, split)
+    if not found:
+        raise MissingError(
+            f"{title} has no {kind} maps for that layer: run `cgd extract-teachers --dataset {title} "
+            f"--teachers 'maps:TEACHER?kind={kind}&weights=FILE'` first."
+        )
+    if len(found) > 1:
+        raise InputError(
+            f"{title} has {kind} maps of {', '.join(found)}, and a layer compares one: keep one to a store."
+        )
+    return next(iter(found.values()))
 
 
 def _weights_of_students(store: FeatureStore) -> set[str]:

@@ -19,9 +19,11 @@ import torch
 from cgd.config import DistillConfig
 from cgd.data.images import read_image
 from cgd.errors import InputError
+from cgd.methods._maps import ATTENTION, FEATURES, WithMaps
 from cgd.models import batchnorm
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
+from cgd.models.maps import GRID, Mapped
 from cgd.progress import progress
 from cgd.stages.checkpoint import Checkpoint, Stateful
 from cgd.stages.curves import Curves
@@ -96,7 +98,7 @@ class Training:
         processes: Processes = Processes(),  # noqa: B008
         scored: np.ndarray | None = None,
     ) -> None:
-        self.images, self.plan, self.source, self.config = images, plan, source, config
+        self.store, self.images, self.plan, self.source, self.config = store, images, plan, source, config
         self.out, self.compute, self.processes, self.scored = out, compute, processes, scored
         self.method = method_of(plan)
         self.checkpoint = Checkpoint(out, name, compute.device)
@@ -106,10 +108,12 @@ class Training:
     def run(self) -> Trained:
         """Train to the end; a line per epoch has its loss, and rates, which differ between two equal runs."""
         encoder = self.prepare()
-        update = Update(encoder, self.method, self.config, self.processes)
+        update = self._update(encoder)
         parts: dict[str, Stateful] = {"network": encoder.network, "optimiser": update.optimiser}
+        if isinstance(update.encoder, Mapped):
+            parts["adapter"] = update.encoder.adapter
         done = self._resume(parts)
-        self.processes.from_first(list(encoder.network.state_dict().values()))
+        self.processes.from_first(list(update.encoder.state_dict().values()))
         curves = Curves(self.out if self.compute.curves and self.processes.first else None)
         with self._targets() as targets, curves:
             for epoch in range(len(done.lines), self.config.epochs):
@@ -131,9 +135,9 @@ class Training:
         """Steps of an epoch, bytes of its targets, and seconds of all epochs to expect; two steps are tried."""
         batches, targets = epoch_targets(self.plan, 0)
         encoder = self.prepare()
-        update = Update(encoder, self.method, self.config, self.processes)
+        update = self._update(encoder)
         self._schedule(update, 0.0)
-        self.train_mode(encoder)
+        self.train_mode(update.encoder)
         samples = self.pixels.samples(0, 0, batches[0])
         for _ in range(2):  # the first warms up
             started = time.perf_counter()
@@ -164,6 +168,22 @@ class Training:
             self._tell_of_statistics()
         return encoder
 
+    def _update(self, encoder: Encoder) -> Update:
+        """What takes a step: with layers that compare feature maps the student gives its own along, which end here."""
+        if not self.plan.maps:
+            return Update(encoder, self.method, self.config, self.processes)
+        found = dict(self.plan.maps)
+        settings = {kind: self.store.get(keys[0]).settings["encoder"]["options"] for kind, keys in found.items()}
+        grids = {kind: int(options.get("grid", GRID)) for kind, options in settings.items()}
+        hint = None
+        if FEATURES in found:
+            values = self.store.get(found[FEATURES][0]).shape("vectors")[-1]
+            hint = values // grids[FEATURES] ** 2, grids[FEATURES]
+        mapped = Mapped(encoder, hint, grids.get(ATTENTION, 0), self.config.seed)
+        weights = self.plan.method_config
+        method = WithMaps(self.method, encoder.embed_dim, weights.hint, weights.attention)
+        return Update(mapped, method, self.config, self.processes)
+
     def _check_width(self, encoder: Encoder) -> None:
         """A method that compares the student's vectors with its teachers' needs them as wide, and says so first."""
         if self.method.needs.width and encoder.embed_dim != self.width:
@@ -184,7 +204,7 @@ class Training:
                 at_once,
             )
 
-    def train_mode(self, encoder: Encoder) -> None:
+    def train_mode(self, encoder: Encoder | Mapped) -> None:
         """Training mode, batch norm as configured."""
         encoder.train()
         if self.norm == "freeze":

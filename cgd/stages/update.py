@@ -20,6 +20,7 @@ from cgd.errors import InputError
 from cgd.methods import Method
 from cgd.models import batchnorm
 from cgd.models.encoder import Encoder
+from cgd.models.maps import Mapped
 from cgd.stages.processes import Processes
 from cgd.types import Target
 
@@ -48,7 +49,7 @@ class Clock:
 class Update:
     """The student with its optimiser, what its loss is, and how it is computed."""
 
-    def __init__(self, encoder: Encoder, method: Method, config: DistillConfig, processes: Processes) -> None:
+    def __init__(self, encoder: Encoder | Mapped, method: Method, config: DistillConfig, processes: Processes) -> None:
         self.encoder, self.method, self.config, self.processes = encoder, method, config, processes
         self.parameters = list(encoder.parameters())
         self.device = self.parameters[0].device

@@ -16,7 +16,7 @@ from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
 from cgd.stages.embed import Look, Meter, embed_rows
 
-ARGUMENTS = {"timm": "timm:resnet10t"}
+ARGUMENTS = {"timm": "timm:resnet10t", "maps": "maps:timm:resnet10t"}
 
 
 def teacher(name: str) -> EncoderSource:

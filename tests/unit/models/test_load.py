@@ -16,7 +16,7 @@ from cgd.models.load import STUDENTS, TEACHERS, pinned, student, teacher, traine
 
 SMALL = "mobilenet-v1?width=0.25&weights=random"
 SMALL_STUDENT = "mobilenet-v1?width=0.25&dim=8"
-ARGUMENT = {"timm": "timm:resnet10t"}
+ARGUMENT = {"timm": "timm:resnet10t", "maps": "maps:timm:resnet10t"}
 
 
 def equal(one: Encoder, other: Encoder) -> bool:

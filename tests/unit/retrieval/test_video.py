@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cgd.errors import InputError
-from cgd.retrieval.video import Similarity, Videos, similarities
+from cgd.retrieval import video
+from cgd.retrieval.video import Similarity, Videos, VideoScorer, similarities
 
 KINDS = get_args(Similarity)
 
@@ -84,3 +85,21 @@ def test_no_videos_give_no_similarities() -> None:
 def test_lengths_that_do_not_fit_the_frames_are_refused(lengths: list[int]) -> None:
     with pytest.raises(InputError, match="every video has a frame"):
         Videos(np.zeros((3, 7)), np.array(lengths))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scorer_holds_few_frames_of_queries_at_once(kind: Similarity, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, candidates = videos(2, 9, 1, 3, 1, seed=0), videos(4, 1, 5, seed=1)
+    seen: list[int] = []
+    compare = video._compare
+
+    def note(own: Videos, others: Videos, how: Similarity) -> np.ndarray:
+        seen.append(len(own.frames))
+        return compare(own, others, how)
+
+    monkeypatch.setattr(video, "FRAMES_AT_ONCE", 4)
+    monkeypatch.setattr(video, "_compare", note)
+    scorer = VideoScorer([queries], kind)
+    found = scorer.scores(scorer.load([candidates]), slice(1, 5))
+    np.testing.assert_allclose(found, similarities(queries, candidates, kind)[1:], atol=1e-12)
+    assert seen[:-1] == ([9, 4, 1] if kind in ("cf", "smx") else [4])

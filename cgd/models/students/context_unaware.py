@@ -19,7 +19,10 @@ SIDE = 4  # of the last map at 224 pixels; maps of other images are averaged to 
 
 
 class _HashNet(nn.Module):
-    """Features (B, 16 C) of the flattened map; with `bits`, ReLU and a linear layer with bias: (B, bits)."""
+    """Features (B, 16 C) of the flattened map; with `bits`, a linear layer with bias on them: (B, bits).
+
+    The released code has a ReLU between the two, which changes nothing: features leave a ReLU.
+    """
 
     def __init__(self, channels: int, bits: int) -> None:
         super().__init__()
@@ -29,7 +32,7 @@ class _HashNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.pool(self.trunk(x)).flatten(1)
-        return features if self.head is None else self.head(features.relu())
+        return features if self.head is None else self.head(features)
 
 
 def _trunk(widths: tuple[int, ...]) -> nn.Sequential:

@@ -57,14 +57,14 @@ def scored(place: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return evaluate(**(given | changes))
 
 
-def naive(place: dict[str, Any], top: int, last: Any) -> list[float]:
+def naive(place: dict[str, Any], top: int, last: Any, leave_one_out: bool = False) -> list[float]:
     """AP of every query by sorting tuples; `last` orders what ties in distance, from relevance and row."""
     benchmark, values = place["benchmark"], []
     for query, vector in enumerate(place["queries"]):
         own = set(filter(None, benchmark.queries.labels[query].split("|")))
         ranking = []
         for row, other in enumerate(place["gallery"]):
-            if place["valid"][row]:
+            if place["valid"][row] and not (leave_one_out and row == query):
                 apart = sum((a > 0) != (b > 0) for a, b in zip(vector, other, strict=True))
                 relevant = bool(own & set(benchmark.gallery.labels[row].split("|")))
                 ranking.append((apart, last(relevant, row), relevant))
@@ -85,6 +85,18 @@ def test_scores_are_those_of_a_loop_however_ties_fall(place: dict[str, Any], top
     assert found["queries"] == QUERIES, "a query without a class counts as 0"
     low, high = found["mAP_interval"]
     assert low < found["mAP"] < high
+
+
+def test_an_image_is_no_answer_to_itself(place: dict[str, Any]) -> None:
+    """Leave-one-out over the gallery: the query's own code, at distance 0, is taken out of its list."""
+    store, images = place["store"], place["benchmark"].gallery
+    readable = embeddings(store, images, place["gallery"], encoder="whole")
+    found = scored(place, benchmark=Benchmark("m", images, images, None), members=[Member("whole", readable, readable)])
+    others = {**place, "queries": place["gallery"], "valid": np.ones(GALLERY, bool)}
+    others["benchmark"] = Benchmark("m", images, images, None)
+    assert found["card"]["relevance"] == "at least one shared class, leave-one-out"
+    expected = naive(others, GALLERY, lambda _, row: row, leave_one_out=True)
+    assert found["protocols"]["hamming"]["mAP"] == pytest.approx(100 * float(np.mean(expected)), abs=1e-9)
 
 
 def test_precision_and_recall_are_shares_of_the_depth_and_of_the_positives(place: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from cgd.models.checkpoints import Checkpoint
 from cgd.models.encoder import Encoder
-from cgd.models.layers import Descriptor, pooling
+from cgd.models.layers import Descriptor, pooling, unit
 from cgd.models.trunks import TENSORFLOW_MEAN, TENSORFLOW_STD
 from cgd.models.trunks import mobilenet_v1 as trunk_of
 from cgd.registry import plugin
@@ -21,8 +21,13 @@ def mobilenet_v1(
     width: float = 0.25,
     pool: Literal["gem", "avg"] = "gem",
     dim: int = 512,
+    normalise: bool = True,
 ) -> Encoder:
-    """Trunk of 1024 x width channels, pooling, l2, linear of `dim` (0: the pooled trunk itself); RGB in -1 to 1."""
+    """Trunk of 1024 x width channels, pooling, l2, linear of `dim` (0: the pooled trunk itself); RGB in -1 to 1.
+
+    Without `normalise` there is no l2 in front of the linear layer, as hash codes want it.
+    """
     trunk, channels = trunk_of(width, checkpoint)
     spec = InputSpec(size=224, resize="square", mean=TENSORFLOW_MEAN, std=TENSORFLOW_STD, filter="bicubic")
-    return Encoder("mobilenet-v1", Descriptor(trunk, channels, pooling(pool), dim), spec, dim or channels)
+    network = Descriptor(trunk, channels, pooling(pool), dim, before=unit if normalise else None)
+    return Encoder("mobilenet-v1", network, spec, dim or channels)

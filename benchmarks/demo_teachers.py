@@ -45,8 +45,6 @@ class Character:
     loss: Callable[[int, int], nn.Module]
     epochs: int
     grouped: bool = False  # batches of a few images each of some labels
-    labels: int = 480  # buildings to train on
-    area: float = 0.45  # the least part of an image that is cropped
 
 
 def _softmax(labels: int, dim: int) -> nn.Module:
@@ -55,7 +53,7 @@ def _softmax(labels: int, dim: int) -> nn.Module:
 
 START = "start"
 CHARACTERS = {
-    START: Character(_softmax, 100, labels=960, area=0.7),
+    START: Character(_softmax, 40),
     "resnet": Character(lambda labels, dim: losses.ArcFaceLoss(labels, dim, margin=17.0, scale=24), 60),
     "byobnet": Character(_softmax, 100),
     "efficientnet": Character(lambda _labels, _dim: losses.SupConLoss(temperature=0.1), 80, grouped=True),
@@ -65,7 +63,7 @@ CHARACTERS = {
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--only", choices=list(CHARACTERS), help="only this teacher")
-    arguments.add_argument("--labels", type=int, help="buildings to train on, instead of each one's own number")
+    arguments.add_argument("--labels", type=int, default=480, help="buildings to train on")
     arguments.add_argument("--images", type=int, default=8, help="views of each")
     arguments.add_argument("--epochs", type=int, help="instead of each one's own number")
     arguments.add_argument("--learning-rate", type=float, default=3e-3)
@@ -74,17 +72,15 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=TRAINED)
     o = arguments.parse_args()
     torch.set_num_threads(o.threads)
+    folder = draw_landmarks(o.images_folder, labels=o.labels, seed=SEED, images=o.images, distractors=0)
+    pixels, labels = read(folder, "train")
+    print(f"{len(pixels)} images of {o.labels} buildings, seed {SEED}")
     for name, character in CHARACTERS.items():
         if o.only in (None, name):
-            count = o.labels or character.labels
-            place = o.images_folder / str(count)
-            folder = draw_landmarks(place, labels=count, seed=SEED, images=o.images, distractors=0)
-            pixels, labels = read(folder, "train")
-            print(f"{name}: {len(pixels)} images of {count} buildings, seed {SEED}")
             torch.manual_seed(0)
             encoder = untrained(name)
             train(name, character, encoder, pixels, labels, o)
-            print(f"{name}: recall@1 on {count // 2} other buildings {100 * recall(encoder, folder):.1f} %")
+            print(f"{name}: recall@1 on {o.labels // 2} other buildings {100 * recall(encoder, folder):.1f} %")
             trunk = encoder.network.trunk.network
             state = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in trunk.state_dict().items()}
             o.out.mkdir(parents=True, exist_ok=True)
@@ -118,9 +114,7 @@ def train(name: str, character: Character, encoder: Encoder, pixels: Tensor, lab
     for epoch in range(epochs):
         total = 0.0
         for rows in batches(labels, character.grouped):
-            x = normalised(cropped(pixels[rows].float() / 255, character.area), encoder).to(
-                memory_format=torch.channels_last
-            )
+            x = normalised(cropped(pixels[rows].float() / 255), encoder).to(memory_format=torch.channels_last)
             value = loss(F.normalize(encoder(x)), labels[rows])
             optimiser.zero_grad()
             value.backward()
@@ -140,10 +134,10 @@ def batches(labels: Tensor, grouped: bool) -> list[Tensor]:
     return list(order[: len(order) // BATCH * BATCH].split(BATCH))
 
 
-def cropped(x: Tensor, least: float) -> Tensor:
-    """A random part of each image, at least so much of it, half of them mirrored, as squares (B, 3, CROP, CROP)."""
+def cropped(x: Tensor) -> Tensor:
+    """A random part of each image, half of them mirrored, as squares (B, 3, CROP, CROP)."""
     count = len(x)
-    area, aspect = torch.empty(count).uniform_(least, 1), torch.empty(count).uniform_(-0.25, 0.25).exp()
+    area, aspect = torch.empty(count).uniform_(0.45, 1), torch.empty(count).uniform_(-0.25, 0.25).exp()
     wide, high = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     right, down = (1 - wide) * torch.empty(count).uniform_(-1, 1), (1 - high) * torch.empty(count).uniform_(-1, 1)
     mirror = torch.where(torch.rand(count) < 0.5, -1.0, 1.0)

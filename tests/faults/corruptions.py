@@ -74,6 +74,8 @@ def _of_teacher(draw: np.random.Generator, teacher: str, rows: dict[str, Any], i
     whitened = _seen(draw, ids, "vectors", (IMAGES, OUT), np.float16)
     described = {name: whitened[name] for name in ("ids", "valid")}
     described["vectors"] = draw.normal(size=(IMAGES, OUT)).astype(np.float16)
+    encoded = {"ids": described["ids"], "codes": np.packbits(described["vectors"] > 0, axis=1)}
+    encoded["valid"] = described["valid"]
     canaries = {"vectors": draw.normal(size=(4, 1, DIM)).astype(np.float32)}
     scores = {"queries": _text(["ä", "b"]), "average_precision": draw.uniform(size=(3, 2))}
     student = {"model.safetensors": draw.bytes(200), "log.jsonl": b"{}\n" * int(draw.integers(1, 9))}
@@ -88,6 +90,7 @@ def _of_teacher(draw: np.random.Generator, teacher: str, rows: dict[str, Any], i
     return [
         first, second, third,
         Made(named("descriptors", first, second), described, {}),
+        Made(named("codes", first, second), encoded, {}),
         Made(named("canaries"), canaries, {}),
         Made(named("students", third), {}, student),
         Made(named("scores", first), scores, {}),

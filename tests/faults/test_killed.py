@@ -120,7 +120,7 @@ def test_the_store_ends_in_the_bytes_of_an_undisturbed_run(story, undisturbed, t
     assert found.keys() == expected.keys()
     assert sum("/vectors/c/" in path for path in expected) > 24
     kinds = {p.split("/")[2] for p in expected if p.startswith(".cgd/seals/")}
-    assert kinds == set(LAYOUT) - {"codebooks", "indexes"}  # Whiten-MTD and exact search have none
+    assert kinds == set(LAYOUT) - {"codebooks", "codes", "indexes"}  # Whiten-MTD and exact search have none
     assert [p for p in expected if found[p] != expected[p]] == []
 
 

@@ -123,17 +123,17 @@ def test_a_later_process_begins_elsewhere_and_goes_round(extract, monkeypatch):
 def test_what_another_process_did_meanwhile_is_not_done_again(extract, session, monkeypatch):
     embed, runs = stage.embed_rows, []
 
-    def overtaken(rows, *arguments):
+    def overtaken(rows, *arguments, **options):
         runs.append(list(rows))
         monkeypatch.setattr(stage, "embed_rows", embed)
         other, order = extract(part=(1, 2))  # while this shard is in hand
         assert (other.shards_written, order) == (3, [0, 2, 4])
         monkeypatch.setattr(stage, "embed_rows", counting)
-        return embed(rows, *arguments)
+        return embed(rows, *arguments, **options)
 
-    def counting(rows, *arguments):
+    def counting(rows, *arguments, **options):
         runs.append(list(rows))
-        return embed(rows, *arguments)
+        return embed(rows, *arguments, **options)
 
     monkeypatch.setattr(stage.secrets, "randbelow", lambda _: 0)
     monkeypatch.setattr(stage, "embed_rows", overtaken)
@@ -149,10 +149,10 @@ def test_what_another_process_did_meanwhile_is_not_done_again(extract, session, 
 def test_meeting_another_process_is_a_reason_to_go_elsewhere(extract, monkeypatch):
     embed, places = stage.embed_rows, []
 
-    def overtaken(rows, *arguments):
+    def overtaken(rows, *arguments, **options):
         monkeypatch.setattr(stage, "embed_rows", embed)
         extract(part=(1, 6))
-        return embed(rows, *arguments)
+        return embed(rows, *arguments, **options)
 
     monkeypatch.setattr(stage.secrets, "randbelow", lambda count: places.append(count) or min(2, count - 1))
     monkeypatch.setattr(stage, "embed_rows", overtaken)

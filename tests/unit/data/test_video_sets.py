@@ -134,9 +134,7 @@ def test_what_is_missing_is_said_and_how_the_folder_must_look(root: Path) -> Non
         open_dataset(f"svd:{root}")
     (root / "num_frames").unlink()
     (root / "metadata-release/test_groundtruth").unlink()
-    with pytest.raises(
-        InputError, match="test_groundtruth, num_frames are missing; it must hold train_groundtruth"
-    ):
+    with pytest.raises(InputError, match="test_groundtruth, num_frames are missing; it must hold train_groundtruth"):
         open_dataset(f"svd:{root}")
     with pytest.raises(InputError, match="does not exist"):
         open_dataset(f"svd:{root / 'none'}")

@@ -115,7 +115,11 @@ def test_of_a_recipe_that_is_not_finished_nothing_is_listed_and_nothing_is_compu
     def computed(*_: object, **__: object) -> None:
         raise AssertionError("it computes")
 
-    for work in ("cgd.stages.training.Training.run", "cgd.stages.extract.check_canaries", "cgd.stages.evaluate.score_images"):
+    for work in (
+        "cgd.stages.training.Training.run",
+        "cgd.stages.extract.check_canaries",
+        "cgd.stages.evaluate.score_images",
+    ):
         monkeypatch.setattr(work, computed)
     store = session.store(write=True)
     alone = store.write_whole(identify("whitening", ["other"], 1, {"dataset": "other"}), whitening())

@@ -183,6 +183,7 @@ def test_an_extraction_names_every_invalid_image_with_its_reason() -> None:
         {
             "valid": 2,
             "images": 3,
+            "not_asked": 0,
             "failed": [{"id": "x/1.png", "reason": "empty file"}],
             "teachers": {
                 "gem": {**teacher, "images_copied": 0, "images_per_second": 12.4},

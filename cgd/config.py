@@ -22,6 +22,11 @@ def _range(key: str, value: float, low: float, high: float = inf, *, open_low: b
         raise InputError(f"{key} is {least}{most}, got {value:g}.")
 
 
+def _not_negative(section: str, config: Any, *names: str) -> None:
+    for name in names:
+        _range(f"{section}.{name}", getattr(config, name), 0)
+
+
 def _ordered(key: str, pair: tuple[float, float], high: float = inf) -> None:
     """Two positive bounds, the smaller first."""
     for value in pair:
@@ -132,6 +137,8 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         _range("distill.images", self.images, 0)
+        if self.images == 1:
+            raise InputError("distill.images=1 leaves a single image, and training needs two: set more, or 0 for all.")
         _range("distill.images_seed", self.images_seed, 0)
         _range("distill.labelled", self.labelled, 0, 1, open_low=True)
         _range("distill.unlabelled", self.unlabelled, 0, 16)
@@ -219,11 +226,7 @@ class AbsoluteTeacherConfig:
     attention: float = field(default=0.0, metadata={"neutral": 0.0})  # weight of the attention layer; 0 = none
 
     def __post_init__(self) -> None:
-        _range("absolute-teacher.weight", self.weight, 0)
-        _range("absolute-teacher.triplet", self.triplet, 0)
-        _range("absolute-teacher.margin", self.margin, 0)
-        _range("absolute-teacher.hint", self.hint, 0)
-        _range("absolute-teacher.attention", self.attention, 0)
+        _not_negative("absolute-teacher", self, "weight", "triplet", "margin", "hint", "attention")
 
 
 @dataclass(frozen=True)
@@ -238,11 +241,7 @@ class RelativeTeacherConfig:
     relative_reduction: Literal["frobenius", "mean_abs_offdiag"] = "frobenius"  # as released, or the mean over pairs
 
     def __post_init__(self) -> None:
-        _range("relative-teacher.weight", self.weight, 0)
-        _range("relative-teacher.triplet", self.triplet, 0)
-        _range("relative-teacher.margin", self.margin, 0)
-        _range("relative-teacher.hint", self.hint, 0)
-        _range("relative-teacher.attention", self.attention, 0)
+        _not_negative("relative-teacher", self, "weight", "triplet", "margin", "hint", "attention")
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,7 @@ def test_a_dry_run_tells_what_is_missing_and_leaves_nothing(empty: Path, name: s
 def test_without_anything_it_prints_the_published_table_and_ends_with_1(empty: Path) -> None:
     result = cgd("reproduce", "whiten-mtd", "--table", "2")
     assert result.exit_code == 1
+    assert result.stderr.startswith("error: nothing of whiten-mtd could be run")
     for part in ("74.67", "not run", "data set gldv2, GLDv2-clean", "the weights file gem.safetensors is not here",
                  "--weights DIR with resnet18-f37072fd.pth", "deviations:", "4 crops per image"):  # fmt: skip
         assert part in result.stdout

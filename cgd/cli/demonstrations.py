@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cgd.cli.options import names_in, numbers_in, options, print_result, recipe_of, running, session_of
+from cgd.errors import MissingError
 
 if TYPE_CHECKING:
     from cgd.pipeline.demo import Step
@@ -129,7 +130,10 @@ def reproduce(**o: Any) -> None:
         )
         print_result(o, result, reproduction.reproduction_text)
         if reproduction.nothing_was_run(result):
-            sys.exit(1)
+            raise MissingError(
+                f"nothing of {o['paper']} could be run, what is missing stands above"
+                + ("." if o["miniature"] else "; `--miniature` needs no data and no weights.")
+            )
 
 
 @click.command()

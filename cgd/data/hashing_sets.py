@@ -167,6 +167,8 @@ def divided(images: ImageList, split: str | None, queries: float, seed: int) -> 
     """`images` of known classes: a share of every label drawn as `query`, the others are `train` and `gallery`."""
     if not 0 < queries < 1:
         raise InputError(f"closed-set: queries is a share between 0 and 1, got {queries:g}.")
+    if not len(images):
+        raise InputError(f"closed-set: {images.root} holds no image.")
     if images.labels is None:
         raise InputError(f"{images.title} has no labels to divide: put the images into a sub-folder per label.")
     if split not in (None, TRAIN, QUERY, GALLERY):

@@ -12,7 +12,7 @@ from typing import TypeVar
 from cgd.data.frames import Pairs, frame_list, lines, read_pairs, videos_of
 from cgd.data.images import EXTENSIONS
 from cgd.data.published_sets import GALLERY, QUERY, existing, leads_elsewhere, no_splits, unpacked
-from cgd.data.video_files import VIDEO_EXTENSIONS, Sampling, decode_videos, frames_folder
+from cgd.data.video_files import JOURNAL, VIDEO_EXTENSIONS, Sampling, decode_videos, frames_folder
 from cgd.errors import InputError, unknown
 from cgd.registry import Spec, bind
 from cgd.types import Benchmark, ImageList
@@ -240,6 +240,8 @@ class _Found:
             return frame_list(self.name, split, videos, self.images.__getitem__, self.root, labels=labels)
         out = frames_folder(self.name, self.root, self.sampling)
         counts = decode_videos({video: self.files[video] for video in videos}, out, self.sampling)
+        if not any(counts.values()):
+            raise InputError(f"no video below {self.root} can be decoded: {out / JOURNAL} has the reason for each.")
         return frame_list(self.name, split, videos, partial(_numbered, counts), out, labels=labels)
 
 

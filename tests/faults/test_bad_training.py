@@ -154,3 +154,8 @@ def test_variables_that_something_else_set_do_not_silence_a_command(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert len(accepted("store", "ls")["artifacts"]) == 9
+
+
+@pytest.mark.usefixtures("place")
+def test_a_budget_of_one_image_is_refused_by_name() -> None:
+    assert "distill.images=1 leaves a single image" in refused(*distill("--set", "distill.images=1"))

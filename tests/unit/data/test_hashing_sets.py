@@ -338,3 +338,8 @@ def test_what_cannot_be_divided(shelf: Path) -> None:
     shelf.write_text("image_id,path\na,a.jpg\n")
     with pytest.raises(InputError, match="has no labels to divide"):
         open_dataset(f"closed-set:{shelf}")
+
+
+def test_an_empty_folder_is_no_closed_set(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no image"):
+        open_dataset(f"closed-set:{tmp_path}")

@@ -279,3 +279,15 @@ def test_what_is_no_folder_of_videos_is_refused(tmp_path: Path) -> None:
     (root / "three.jpg").write_bytes(b"pixels")
     with pytest.raises(InputError, match="holds images itself"):
         open_dataset(f"videos:{root}")
+
+
+def test_a_folder_of_nothing_but_damaged_videos_says_where_the_reasons_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/a.mp4").write_bytes(b"no film")
+    with pytest.raises(InputError, match=r"no video below .* can be decoded: .*decoded\.jsonl"):
+        open_dataset("videos:films")
+    assert "a.mp4" in next((tmp_path / ".cgd/frames").glob("*/decoded.jsonl")).read_text()

@@ -94,3 +94,12 @@ def test_nested_deeper_than_can_be_followed_is_damage() -> None:
         cell = element(14, head + cell)
     with pytest.raises(InputError, match=r"lists\.mat is damaged"):
         read_matlab(b"".ljust(124) + b"\x00\x01IM" + cell, FILE)
+
+
+def test_a_small_element_holds_four_bytes_at_most() -> None:
+    """Its size shares a word with its type, so that damage there could claim the bytes of what comes next."""
+    data = bytearray(written({"x": np.array([1, 2, 3], np.uint8)}, do_compression=False))
+    at = data.index(np.array([2 | 3 << 16], "<u4").tobytes())
+    data[at + 2] = 5
+    with pytest.raises(InputError, match="a small element of 5 bytes"):
+        read_matlab(bytes(data), Path("x.mat"))

@@ -79,6 +79,7 @@ def test_single_precision_is_the_naive_loop_and_half_is_near_it(place: dict[str,
         assert single["protocols"][protocol]["mAP"] == pytest.approx(expected[protocol], abs=1e-9)
         assert half["protocols"][protocol]["mAP"] == pytest.approx(expected[protocol], abs=0.2)
     assert (half["distractors"], half["invalid_distractors"]) == (OTHERS - 1, 1)
+    assert half["invalid_gallery"] == 0
     assert (half["card"]["descriptors"], single["card"]["descriptors"]) == ("float16", "float32")
     assert half["key"] != single["key"]
     assert [half["protocols"][p]["queries"] for p in PROTOCOLS] == [QUERIES - 1, QUERIES, QUERIES]

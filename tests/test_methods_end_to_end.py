@@ -90,7 +90,7 @@ def test_a_student_is_trained_and_scored(
         (distill("feature-regression"), "distill.space=whitened gives it whitened ones: use --set distill.space=raw"),
         (distill("ranking", "--set", "distill.unlabelled=1"), "draws no batches by class"),
         (distill("relative-teacher", *FOUR, "--set", "distill.unlabelled=1"), "and there are none to train on"),
-        (distill("ranking", "--set", "distill.images=1"), "at least two readable images"),
+        (distill("ranking", "--set", "distill.images=1"), "leaves a single image, and training needs two"),
         (
             distill("ranking", "--set", "distill.images=5", "--set", "distill.images_by=label", dataset="bare@train"),
             "bare@train has no labels to draw images by",

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from math import prod
 
 SCHEMA = 2  # 2: receipts and seals prove themselves, and receipts name the metadata
+PAGED_SCHEMA = 3  # of a seal in pages; the store around it stays what it was, so an older program refuses only that one
+PAGE_SHARDS = 1024  # of one page: some 5,000 digests, 0.5 MB
+UNPAGED_SHARDS = 4096  # a seal of more is in pages
 SHARD_BYTES = 16_000_000
 INNER_ROWS = 512
 SHARDS_WANTED = 16  # a small data set is cut too, so that an interruption loses little of it
@@ -81,7 +84,7 @@ ROWWISE = ("images", "embeddings", "whitened", "descriptors", "codes")  # cut in
 # Below `.cgd`, out of Zarr's sight; repair keeps files there that it found in another's place.
 SPARE = ".cgd/spare"
 LOST = ".cgd/lost"  # whole files of artifacts that lost others, and make no sense without them
-RECEIPTS, SEALS, PROVENANCE = ".cgd/receipts", ".cgd/seals", ".cgd/provenance"
+RECEIPTS, SEALS, PAGES, PROVENANCE = ".cgd/receipts", ".cgd/seals", ".cgd/pages", ".cgd/provenance"
 
 
 def arrays(kind: str, given: Mapping[str, object]) -> tuple[Array, ...]:
@@ -115,6 +118,43 @@ def inner_rows(rows_of_shard: int) -> int:
     return INNER_ROWS if rows_of_shard % INNER_ROWS == 0 else rows_of_shard
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What an artifact takes: its shards, all of its files, and the bytes of those that hold its arrays."""
+
+    shards: int
+    files: int
+    bytes: int
+
+
+def footprint(
+    kind: str, shapes: Mapping[str, tuple[int, ...]], wanted: int | None = None, text: Mapping[str, int] | None = None
+) -> Footprint:
+    """Of an artifact with arrays of these `shapes`, cut as the writer cuts it; nothing is written.
+
+    `wanted` is the rows of a shard that are asked for, `text` the bytes of all strings of an array of text together.
+    Counted are shards, receipts, the seal and every `zarr.json`; provenance, two files for each process, is not.
+    """
+    specs = arrays(kind, shapes)
+    rows = next(shapes[a.name][0] for a in specs)
+    cut = shard_rows(rows, row_bytes(shapes, specs), wanted) if kind in ROWWISE else 0
+    shards = -(-rows // cut) if cut else 1
+    size = sum(array_bytes(a, shapes[a.name], cut or shapes[a.name][0], (text or {}).get(a.name, 0)) for a in specs)
+    return Footprint(shards, shards * (len(specs) + 1) + len(specs) + 2, size)
+
+
+def array_bytes(array: Array, shape: tuple[int, ...], rows_of_shard: int, text: int = 0) -> int:
+    """Bytes of all shard files of an array: inner chunks, whole even at its end, each with its checksum, and indexes.
+
+    `text` are the bytes of its strings together; each has its length before it, and a chunk its number of them.
+    """
+    inner, checksum, number = inner_rows(rows_of_shard), 4, 4
+    item, head = (number, number) if array.dtype == "str" else (ITEM_BYTES[array.dtype], 0)
+    chunk = head + inner * prod(shape[1:]) * item + checksum
+    index = 16 * (rows_of_shard // inner) + checksum
+    return -(-shape[0] // inner) * chunk + -(-shape[0] // rows_of_shard) * index + text
+
+
 def row_bytes(shapes: Mapping[str, tuple[int, ...]], specs: tuple[Array, ...]) -> int:
     """Bytes of the widest array's row."""
     return max(ITEM_BYTES[a.dtype] * prod(shapes[a.name][1:]) for a in specs)
@@ -122,6 +162,11 @@ def row_bytes(shapes: Mapping[str, tuple[int, ...]], specs: tuple[Array, ...]) -
 
 def receipt_name(shard: int) -> str:
     return f"{shard:08d}.json"
+
+
+def seal_pages(shards: int) -> int:
+    """Pages of the seal of so many shards; none where the seal itself names every file."""
+    return -(-shards // PAGE_SHARDS) if shards > UNPAGED_SHARDS else 0
 
 
 def shard_path(array: str, shard: int, dims: int) -> str:

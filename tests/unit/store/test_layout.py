@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cgd.store import layout
+from cgd.store.files import LocalFiles
+from cgd.store.keys import identify
+from cgd.store.writer import Writer
 
 LIMIT = 16_000_000
 
@@ -104,3 +109,42 @@ def test_rowwise_kinds_begin_with_their_ids():
 def test_a_shard_is_the_chunk_of_zarrs_default_key_encoding():
     assert layout.shard_path("ids", 7, 1) == "ids/c/7"
     assert layout.shard_path("vectors", 12, 3) == "vectors/c/12/0/0"
+
+
+@pytest.mark.parametrize(("rows", "dim", "wanted"), [(700, 8, None), (700, 9000, None), (10, 4, 3), (1100, 3, 600)])
+def test_the_footprint_is_what_a_written_artifact_takes(
+    rows: int, dim: int, wanted: int | None, tmp_path: Path
+) -> None:
+    ids = np.array([f"{n}ü" for n in range(rows)], object)
+    arrays = {
+        "ids": ids,
+        "vectors": np.zeros((rows, 2, dim), np.float32),
+        "valid": np.ones(rows, bool),
+        "digests": np.zeros((rows, 32), np.uint8),
+        "reasons": np.array(["", *["why not"] * (rows - 1)], object),
+        "views": np.zeros((rows, 5), np.float32),
+    }
+    files = LocalFiles(tmp_path, write=True)
+    identity = identify("embeddings", ["made"], 1, {})
+    shapes = {name: a.shape for name, a in arrays.items()}
+    writer = Writer(files, identity, shapes, shard_rows=wanted)
+    for shard in range(writer.shard_count):
+        part = writer.shard_range(shard)
+        writer.write(shard, {name: a[part.start : part.stop] for name, a in arrays.items()})
+    writer.seal()
+    text = {"ids": sum(len(i.encode()) for i in ids), "reasons": 7 * (rows - 1)}
+    found = layout.footprint("embeddings", shapes, wanted, text)
+    written = [p for p in tmp_path.rglob("*") if p.is_file() and identity.key.name in str(p)]
+    assert found.files == sum("provenance" not in p.parts for p in written)
+    assert found.shards == writer.shard_count
+    assert found.bytes == sum(p.stat().st_size for p in written if "c" in p.parts)
+
+
+def test_the_footprint_of_arrays_that_are_not_cut(tmp_path: Path) -> None:
+    arrays = {"mean": np.zeros(700), "projection": np.zeros((3, 700)), "eigenvalues": np.zeros(700)}
+    identity = identify("whitening", ["made"], 1, {})
+    shapes = {name: a.shape for name, a in arrays.items()}
+    Writer(LocalFiles(tmp_path, write=True), identity, shapes).write(0, arrays)
+    found = layout.footprint("whitening", shapes)
+    assert (found.shards, found.files) == (1, 3 + 1 + 4 + 1)  # arrays, receipt, zarr.json, seal
+    assert found.bytes == sum(p.stat().st_size for p in tmp_path.rglob("*") if "c" in p.parts and p.is_file())

@@ -30,6 +30,10 @@ class DamageError(StoreError):
     """Stored bytes differ from what was sealed."""
 
 
+class EngineError(CgdError, RuntimeError):
+    """The processes or the cluster that were to do the work cannot, or are gone."""
+
+
 class ElsewhereError(CgdError, RuntimeError):
     """Another process of the same command failed and says why; this one only ends."""
 

@@ -70,7 +70,7 @@ def locate(name: str, digest: str | None, folder: Path | None, hint: str = "") -
     """
     if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
         raise WeightsError(f"sha256={digest} of the weights {name} is no SHA-256: 64 hexadecimal digits.")
-    path = Path(name) if folder is None else folder / name
+    path = (Path(name) if folder is None else folder / name).absolute()
     if not path.is_file():
         if digest:
             return WeightsFile(name, digest, None)

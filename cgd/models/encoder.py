@@ -59,7 +59,7 @@ class EncoderSource:
     """An encoder that is not built yet, so that finished work can be skipped without building it.
 
     `text` is the name as typed, `label` its slug, `identity` what enters marks (never a path), `weights` the file
-    it will read, or none where it is drawn at random.
+    it will read, or none where it is drawn at random. It may travel to another process, so `build` is picklable.
     """
 
     text: str

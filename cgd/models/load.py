@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,16 @@ def teacher(text: str, weights_folder: Path | None) -> EncoderSource:
     digest, hint = spec.options.get(DIGEST), _how_to_import(found.function, spec.name, file)
     weights = None if file == RANDOM else locate(file, digest, weights_folder, hint)
 
-    def build() -> Encoder:
-        return _build(found, weights, options, overrides, text).eval()
-
     identity = _identity(spec, found, options, overrides, weights)
+    build = partial(_built_teacher, text, weights, options, overrides)
     return EncoderSource(text, _label(spec, options), identity, weights, build)
+
+
+def _built_teacher(
+    text: str, weights: WeightsFile | None, options: dict[str, Any], overrides: dict[str, Any]
+) -> Encoder:
+    found = registry.resolve(TEACHERS, Spec.parse(text), text)
+    return _build(found, weights, options, overrides, text).eval()
 
 
 def _how_to_import(function: Callable[..., Any], name: str, file: str) -> str:
@@ -71,17 +77,22 @@ def student(text: str, init: WeightsFile | None, seed: int = 0) -> EncoderSource
     found = registry.resolve(STUDENTS, spec, text)
     options, overrides = _split(found, spec, text)
 
-    def build() -> Encoder:
-        if init is None or found.origin:  # who brings a network brings its way of reading files
-            return _build(found, init, options, overrides, text, seed)
-        drawn, begun = _build(found, None, options, overrides, text, seed), init.read()
-        if drawn.network.state_dict().keys().isdisjoint(begun.state):
-            return _build(found, init, options, overrides, text, seed)
-        fill_below_head(drawn.network, begun)
-        return drawn
-
     identity = {**_identity(spec, found, options, overrides, init), "seed": seed}
+    build = partial(_begun_student, text, init, options, overrides, seed)
     return EncoderSource(text, f"{_label(spec, options)}-seed{seed}", identity, init, build)
+
+
+def _begun_student(
+    text: str, init: WeightsFile | None, options: dict[str, Any], overrides: dict[str, Any], seed: int
+) -> Encoder:
+    found = registry.resolve(STUDENTS, Spec.parse(text), text)
+    if init is None or found.origin:  # who brings a network brings its way of reading files
+        return _build(found, init, options, overrides, text, seed)
+    drawn, begun = _build(found, None, options, overrides, text, seed), init.read()
+    if drawn.network.state_dict().keys().isdisjoint(begun.state):
+        return _build(found, init, options, overrides, text, seed)
+    fill_below_head(drawn.network, begun)
+    return drawn
 
 
 def trained_student(text: str, path: Path) -> EncoderSource:
@@ -89,15 +100,16 @@ def trained_student(text: str, path: Path) -> EncoderSource:
     untrained = student(text, None)
     weights = WeightsFile(path.name, file_digest(path), path)
 
-    def build() -> Encoder:
-        encoder = untrained.build()
-        fill(encoder.network, weights.read())
-        return encoder.eval()
-
     identity = {**untrained.identity, "weights": weights.digest}
     del identity["seed"]
     label = f"{untrained.label.removesuffix('-seed0')}-{weights.digest[:8]}"
-    return EncoderSource(text, label, identity, weights, build)
+    return EncoderSource(text, label, identity, weights, partial(_trained, untrained.build, weights))
+
+
+def _trained(untrained: Callable[[], Encoder], weights: WeightsFile) -> Encoder:
+    encoder = untrained()
+    fill(encoder.network, weights.read())
+    return encoder.eval()
 
 
 def degraded(source: EncoderSource, pixels: int) -> EncoderSource:
@@ -106,12 +118,13 @@ def degraded(source: EncoderSource, pixels: int) -> EncoderSource:
         return source
     identity = {**source.identity, "input": {**source.identity["input"], "degrade": pixels}}
 
-    def build() -> Encoder:
-        encoder = source.build()
-        encoder.input_spec = dataclasses.replace(encoder.input_spec, degrade=pixels)
-        return encoder
+    return dataclasses.replace(source, identity=identity, build=partial(_degraded, source.build, pixels))
 
-    return dataclasses.replace(source, identity=identity, build=build)
+
+def _degraded(build: Callable[[], Encoder], pixels: int) -> Encoder:
+    encoder = build()
+    encoder.input_spec = dataclasses.replace(encoder.input_spec, degrade=pixels)
+    return encoder
 
 
 def named(identity: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ an image is the number of images above it, so memory is bounded by the blocks in
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from cgd.launch import available_cores
 from cgd.progress import progress
 from cgd.retrieval.vectors import to_single
 
@@ -277,8 +277,3 @@ def _over(blocks: Sequence[Block], work: Callable[[Block], T], workers: int | No
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

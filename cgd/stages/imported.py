@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cgd import registry
@@ -86,10 +87,11 @@ def _runs(name: str) -> bool:
 def _source(text: str, label: str, encoder: dict[str, Any]) -> EncoderSource:
     from cgd.models.encoder import EncoderSource
 
-    def build() -> Any:
-        raise InputError(
-            f"the vectors of {label} were imported, there is no network here that could embed other images, crops or "
-            "cut queries: import those of other images from the same file with `cgd store import`."
-        )
+    return EncoderSource(text, label, encoder, None, partial(_no_network, label))
 
-    return EncoderSource(text, label, encoder, None, build)
+
+def _no_network(label: str) -> Any:
+    raise InputError(
+        f"the vectors of {label} were imported, there is no network here that could embed other images, crops or "
+        "cut queries: import those of other images from the same file with `cgd store import`."
+    )

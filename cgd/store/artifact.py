@@ -6,16 +6,19 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from cgd.errors import DamageError, MissingError
 from cgd.store import layout, seals, shards
-from cgd.store.files import Files, fetch_all
+from cgd.store.files import FETCHES, Files, fetch_all
 from cgd.store.keys import sha256
-from cgd.store.seals import Receipt, checked_attributes
+from cgd.store.seals import Pages, Receipt, checked_attributes
 from cgd.types import Key
+
+SAMPLED = 16  # shards, by which the text of a long artifact is measured
 
 
 class Artifact:
@@ -24,8 +27,9 @@ class Artifact:
     def __init__(self, files: Files, key: Key) -> None:
         self.files = files
         self.key = key
-        self._digests = dict(seals.read_seal(files, key).files)
-        self._metadata = {p.removesuffix("/zarr.json"): self.raw(p) for p in self._digests if p.endswith("/zarr.json")}
+        seal = seals.read_seal(files, key)
+        self._digests = seal.files
+        self._metadata = {p.removesuffix("/zarr.json"): self.raw(p) for p in seal.metadata if p.endswith("/zarr.json")}
         self.attributes = checked_attributes(key, self.raw("zarr.json"))
         self._shapes = {name: shards.shape_of(m) for name, m in self._metadata.items()}
 
@@ -97,6 +101,26 @@ class Artifact:
             fetch_all(fill, parts)
         return gathered
 
+    def find(self, image: str) -> int | None:
+        """The row of an image by its id; None where no row has it.
+
+        There is no index: ids are read shard by shard up to the one that has it, and forgotten. On average that is half
+        of them, of 10^9 images some 15 GB; whoever knows the row asks `gather`, which reads one shard.
+        """
+        for some in seals.batched(range(self.shard_count), FETCHES):
+            look = partial(self._find, image)
+            for row in map(look, some) if self.files.is_local else fetch_all(look, some):
+                if row is not None:
+                    return row
+        return None
+
+    def _find(self, image: str, shard: int) -> int | None:
+        data = self.raw(layout.shard_path("ids", shard, 1))
+        if image.encode() not in data:  # nothing is compressed; making strings of all ids takes ten times as long
+            return None
+        ids = shards.decode(self._metadata["ids"], shard, data)
+        return next((shard * self.shard_rows + place for place, each in enumerate(ids) if each == image), None)
+
     def blob(self, path: str) -> bytes:
         """The bytes of a file that is no array."""
         if path not in self._digests:
@@ -110,13 +134,30 @@ class Artifact:
     @property
     def blobs(self) -> list[str]:
         """Files that are no arrays."""
+        if isinstance(self._digests, Pages):  # only what is cut into shards is so long
+            return []
         return [p for p in self._digests if p != "zarr.json" and p.split("/")[0] not in self._metadata]
 
     @property
+    def is_long(self) -> bool:
+        """Whether its seal is in pages: then no command may look at every file of it on its way."""
+        return isinstance(self._digests, Pages)
+
+    @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Bytes of all files; of a long artifact by the shapes of its arrays, text as long as in a few shards."""
+        if isinstance(self._digests, Pages):
+            arrays = [array for array in layout.LAYOUT[self.key.kind] if array.name in self.arrays]
+            return sum(map(self._size, self._digests.metadata)) + sum(map(self._size_by_shape, arrays))
         paths = list(self._digests)
         return sum(map(self._size, paths) if self.files.is_local else fetch_all(self._size, paths))
+
+    def _size_by_shape(self, array: layout.Array) -> int:
+        if array.dtype != "str":
+            return layout.array_bytes(array, self.shape(array.name), self.shard_rows)
+        some = range(0, self.shard_count, -(-self.shard_count // SAMPLED))
+        sizes = [self._size(layout.shard_path(array.name, shard, 1)) for shard in some]
+        return sum(sizes) * self.shard_count // len(sizes)
 
     def _size(self, path: str) -> int:
         with suppress(FileNotFoundError):

@@ -8,7 +8,7 @@ from typing import Any
 from cgd.errors import DamageError, StoreError
 from cgd.store import layout
 from cgd.store.files import Files
-from cgd.store.seals import checked, receipt_numbers, signed
+from cgd.store.seals import checked, shard_count, signed
 from cgd.types import Key
 
 PATH = ".cgd/catalog.json"
@@ -35,7 +35,7 @@ def listing(files: Files) -> dict[str, dict[str, Any]]:
         for name in files.children(f"{layout.SEALS}/{kind}"):
             key = f"{kind}/{name.removesuffix('.json')}"
             found[key] = {
-                "receipts": len(receipt_numbers(files, Key.parse(key))),
+                "receipts": shard_count(files, Key.parse(key)),
                 "provenance": files.children(f"{layout.PROVENANCE}/{key}"),
             }
     return found

@@ -17,13 +17,15 @@ from cgd.store.files import FETCHES, Files
 from cgd.store.keys import sha256
 from cgd.store.seals import (
     Receipt,
-    read_receipt,
+    batched,
+    publish,
+    read_receipts,
     read_seal,
     receipt_numbers,
     receipt_path,
     receipts_of,
-    seal_of,
     seal_path,
+    sealing,
     shard_of,
 )
 from cgd.types import Key
@@ -85,9 +87,8 @@ def copy_artifact(source: Files, target: Files, key: Key) -> int:
     """Copy one sealed artifact; bytes moved. Raises `CgdError` where either side refuses."""
     seal, artifact = read_seal(source, key), Artifact(source, key)
     target.publish(f"{key.kind}/zarr.json", shards.group_metadata({}))
-    metadata = {path: digest for path, digest in seal.files.items() if path.rpartition("/")[2] == "zarr.json"}
     moved = 0
-    for path, digest in metadata.items():
+    for path, digest in seal.metadata.items():
         there, size = _moved(artifact, target, path)
         moved += size
         if there != digest:
@@ -99,9 +100,8 @@ def copy_artifact(source: Files, target: Files, key: Key) -> int:
         n: artifact.shard_range(n) if key.kind in layout.ROWWISE else _all_rows(artifact)
         for n in range(artifact.shard_count)
     }
-    wanted = receipts_of(seal, ranges)
     done = set(receipt_numbers(target, key))
-    missing = [receipt for receipt in wanted if receipt.shard not in done]
+    left = {shard: rows for shard, rows in ranges.items() if shard not in done}
 
     def move(receipt: Receipt) -> int:
         found = {path: _moved(artifact, target, path) for path in receipt.files}
@@ -110,13 +110,15 @@ def copy_artifact(source: Files, target: Files, key: Key) -> int:
         target.publish(receipt_path(key, receipt.shard), arrived.text())
         return sum(size for _, size in found.values())
 
-    with ThreadPoolExecutor(_workers(source, target)) as pool, progress(len(missing), f"{key}, shards") as bar:
-        for size in pool.map(move, missing):
-            bar.update(1)
-            moved += size
+    with ThreadPoolExecutor(_workers(source, target)) as pool, progress(len(left), f"{key}, shards") as bar:
+        for some in batched(receipts_of(seal, left), layout.PAGE_SHARDS):
+            for size in pool.map(move, some):
+                bar.update(1)
+                moved += size
     _copy_provenance(source, target, key)
-    receipts = [read_receipt(target, key, receipt.shard) for receipt in wanted]
-    target.publish(seal_path(key), seal_of(key, metadata, receipts).text())
+    arrived = read_receipts(target, key, range(len(ranges)))
+    for path, data in sealing(key, seal.metadata, len(ranges), arrived):
+        publish(target, path, data)
     return moved
 
 

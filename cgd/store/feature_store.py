@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from cgd.errors import CgdError, DamageError, MissingError, StoreError
 from cgd.store import layout, provenance
-from cgd.store.files import Files, LocalFiles, fetch_all
+from cgd.store.files import TEMPORARY, Files, LocalFiles, fetch_all, here
 from cgd.store.keys import Identity
 from cgd.store.remote import open_files
-from cgd.store.seals import checked_attributes, read_receipt, receipt_numbers, seal_path
+from cgd.store.seals import checked_attributes, read_receipt, receipt_numbers, seal_path, shard_count
 from cgd.types import Key
 
 if TYPE_CHECKING:
@@ -36,8 +39,9 @@ class Entry:
 
     @property
     def shards_done(self) -> int:
-        """How many shards have a receipt."""
-        return len(receipt_numbers(self.files, self.key))
+        """How many shards are finished: all of what is sealed, and otherwise those that have a receipt."""
+        count = shard_count if self.sealed else lambda files, key: len(receipt_numbers(files, key))
+        return count(self.files, self.key)
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
@@ -83,6 +87,16 @@ class FeatureStore:
     def addresses(self) -> tuple[str, ...]:
         """What to open in another process: the store's own address and those behind it, passwords included."""
         return tuple(files.address for files in self.places)
+
+    @contextmanager
+    def beacon(self) -> Iterator[str]:
+        """The path of a file that stands in this store, and in no copy of it, until the block ends."""
+        path = f"{TEMPORARY}/{here()}-{os.getpid()}-{secrets.token_hex(4)}"  # swept should this process be killed
+        self.files.publish(path, b"")
+        try:
+            yield path
+        finally:
+            self.files.remove(path)
 
     @property
     def places(self) -> tuple[Files, ...]:

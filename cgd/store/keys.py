@@ -69,6 +69,16 @@ def ids_digest(images: ImageList) -> str:
     return _digest([images.name, *images.ids])
 
 
+def ids_digest_of(dataset: str, parts: Iterable[Iterable[str]]) -> str:
+    """As `ids_digest`, of ids that come in parts and are never all in memory."""
+    found = hashlib.sha256(b"[" + canonical(dataset))
+    for part in parts:
+        if text := canonical(list(part))[1:-1]:
+            found.update(b"," + text)
+    found.update(b"]")
+    return found.hexdigest()
+
+
 def labels_digest(images: ImageList) -> str | None:
     """Digest of the labels; enters only what is made from labels: targets, students and scores."""
     return None if images.labels is None else _digest(images.labels)

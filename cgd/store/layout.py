@@ -133,14 +133,14 @@ def footprint(
     """Of an artifact with arrays of these `shapes`, cut as the writer cuts it; nothing is written.
 
     `wanted` is the rows of a shard that are asked for, `text` the bytes of all strings of an array of text together.
-    Counted are shards, receipts, the seal and every `zarr.json`; provenance, two files for each process, is not.
+    Counted are shards, receipts, the seal, its pages and every `zarr.json`; provenance, two files a process, is not.
     """
     specs = arrays(kind, shapes)
     rows = next(shapes[a.name][0] for a in specs)
     cut = shard_rows(rows, row_bytes(shapes, specs), wanted) if kind in ROWWISE else 0
     shards = -(-rows // cut) if cut else 1
     size = sum(array_bytes(a, shapes[a.name], cut or shapes[a.name][0], (text or {}).get(a.name, 0)) for a in specs)
-    return Footprint(shards, shards * (len(specs) + 1) + len(specs) + 2, size)
+    return Footprint(shards, shards * (len(specs) + 1) + len(specs) + 2 + seal_pages(shards), size)
 
 
 def array_bytes(array: Array, shape: tuple[int, ...], rows_of_shard: int, text: int = 0) -> int:

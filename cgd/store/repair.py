@@ -17,12 +17,14 @@ from cgd.store.seals import (
     Seal,
     checked_attributes,
     read_receipt,
-    read_seal,
+    read_whole_seal,
     receipt_numbers,
     receipt_path,
     receipts_of,
+    remove_pages,
     seal_of,
     seal_path,
+    sealing,
     shard_of,
 )
 from cgd.store.verify import STRAY, Examination, Problem, examine
@@ -101,7 +103,7 @@ def _keep_misplaced(files: Files, found: Sequence[Examination]) -> None:
 def _repair_artifact(files: Files, found: Examination, sources: Sequence[Files], report: Repair) -> None:
     key = found.key
     seal = _seal_of(files, found, sources)
-    expected = dict(seal.files) if seal else dict(found.expected)
+    expected = seal.files if seal else found.expected
     lost = _put_back(files, key, expected, sources, report)
     bad = {shard_of(path) for path in lost if not path.endswith("zarr.json")}
     nameless = not _is_own(files, key) or any(path.endswith("zarr.json") for path in lost)
@@ -136,7 +138,7 @@ def _complete(files: Files, key: Key, sources: Sequence[Files], report: Repair) 
     for place in sources:
         if not files.exists(seal_path(key)) and place.exists(seal_path(key)):
             try:
-                if not _is_cut_alike(files, read_seal(place, key)):
+                if not _is_cut_alike(files, read_whole_seal(place, key)):
                     continue
                 copy_artifact(place, files, key)
             except DamageError:
@@ -148,10 +150,9 @@ def _complete(files: Files, key: Key, sources: Sequence[Files], report: Repair) 
 
 def _is_cut_alike(files: Files, theirs: Seal) -> bool:
     """Whether the metadata here is that of another store's seal, so that shards of both make up one artifact."""
-    metadata = {path: digest for path, digest in theirs.files.items() if path.endswith("zarr.json")}
     return all(
         _is_good(files, theirs.key, path, digest) or not files.exists(f"{theirs.key}/{path}")
-        for path, digest in metadata.items()
+        for path, digest in theirs.metadata.items()
     )
 
 
@@ -220,12 +221,12 @@ def _seal_of(files: Files, found: Examination, sources: Sequence[Files]) -> Seal
     key = found.key
     for place in (files, *sources) if found.state != "unfinished" else ():
         try:
-            seal = read_seal(place, key)
+            seal = read_whole_seal(place, key)
         except GONE:
             continue
         if place is files and seal.schema == 1 and (mended := _outvoted(files, found, seal)):
             return mended
-        if place is files or seal.files == {**seal.files, **found.expected}:
+        if place is files or all(seal.files.get(path) == digest for path, digest in found.expected.items()):
             return seal
     if found.state != "whole":
         return None
@@ -320,7 +321,7 @@ def _drop(files: Files, found: Examination, seal: Seal | None, bad: set[int], re
         files.remove(receipt_path(key, shard))
         report.dropped.append(f"{key}{rows_text(found.ranges[shard]) if shard in found.ranges else ''}")
     _remove_strays(files, found.problems, report)
-    files.remove(seal_path(key))
+    _remove_seal(files, key)
 
 
 def _drop_name(files: Files, found: Examination, seal: Seal | None, report: Repair) -> None:
@@ -336,7 +337,7 @@ def _drop_name(files: Files, found: Examination, seal: Seal | None, report: Repa
     for receipt in known:
         _put(files, receipt_path(key, receipt.shard), replace(receipt, metadata={}).text(), report)
     files.remove(f"{key}/zarr.json")
-    files.remove(seal_path(key))
+    _remove_seal(files, key)
     report.dropped.append(f"{key}/zarr.json")
 
 
@@ -346,7 +347,8 @@ def _agree(files: Files, found: Examination, seal: Seal, report: Repair) -> None
     ranges = examine(files, key).ranges  # the metadata is whole now
     for receipt in receipts_of(seal, ranges):
         _put(files, receipt_path(key, receipt.shard), receipt.text(), report)
-    _put(files, seal_path(key), seal.text(), report)
+    for path, data in sealing(key, seal.metadata, len(ranges), receipts_of(seal, ranges)):
+        _put(files, path, data, report)
     _remove_strays(files, examine(files, key).problems, report)
 
 
@@ -374,6 +376,7 @@ def remove_artifact(files: Files, key: Key, *, seal_last: bool = False) -> None:
     """
     if not seal_last:
         files.remove(seal_path(key))
+        remove_pages(files, key)
         for name in files.children(f"{layout.RECEIPTS}/{key}"):
             files.remove(f"{layout.RECEIPTS}/{key}/{name}")
     for path in sorted(files.walk(str(key)), key=lambda p: p.endswith("zarr.json")):
@@ -382,6 +385,12 @@ def remove_artifact(files: Files, key: Key, *, seal_last: bool = False) -> None:
     for folder in (f"{layout.RECEIPTS}/{key}", f"{layout.PROVENANCE}/{key}"):
         for name in files.children(folder):
             files.remove(f"{folder}/{name}")
+    _remove_seal(files, key)
+
+
+def _remove_seal(files: Files, key: Key) -> None:
+    """The seal, and before it its pages: those of a seal that is gone would speak of what no longer stands."""
+    remove_pages(files, key)
     files.remove(seal_path(key))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 
 from cgd.errors import DamageError
 from cgd.store import catalog, layout, shards
@@ -11,15 +12,14 @@ from cgd.store.files import Files
 from cgd.store.keys import sha256
 from cgd.store.seals import (
     Receipt,
-    Seal,
     read_receipt,
     read_seal,
     receipt_numbers,
     receipt_path,
     receipts_of,
-    seal_path,
+    sealing,
 )
-from cgd.store.verify import examine
+from cgd.store.verify import Examination, examine
 from cgd.types import Key
 
 
@@ -34,17 +34,8 @@ def upgrade(files: Files) -> list[str]:
         found = examine(files, key)
         if found.problems:
             raise DamageError(f"{found.problems[0]}; run `cgd store repair {key}` first, then upgrade again.")
-        if found.state == "sealed":
-            seal = read_seal(files, key)
-            wanted = receipts_of(seal, found.ranges)
-            texts = {receipt_path(key, r.shard): r.text() for r in wanted} | {
-                seal_path(key): Seal(key, seal.files).text()
-            }
-        else:
-            texts = _receipts(files, key)
-        if any(files.read(path) != text for path, text in texts.items()):
-            for path, text in texts.items():
-                files.replace(path, text)
+        texts = _sealed(files, found) if found.state == "sealed" else _receipts(files, key)
+        if _replaced(files, texts):
             changed.append(str(key))
     root = shards.group_metadata({"cgd": {"schema": layout.SCHEMA}})
     if json.loads(files.read("zarr.json")) != json.loads(root):
@@ -54,7 +45,25 @@ def upgrade(files: Files) -> list[str]:
     return changed
 
 
-def _receipts(files: Files, key: Key) -> dict[str, bytes]:
+def _replaced(files: Files, texts: Iterable[tuple[str, bytes]]) -> bool:
+    """Let every text stand at its path; whether another, or none, stood at one of them."""
+    changed = False
+    for path, text in texts:
+        if not files.exists(path) or files.read(path) != text:
+            files.replace(path, text)
+            changed = True
+    return changed
+
+
+def _sealed(files: Files, found: Examination) -> Iterator[tuple[str, bytes]]:
+    """The receipts of a sealed artifact, then its seal."""
+    seal = read_seal(files, found.key)
+    for receipt in receipts_of(seal, found.ranges):
+        yield receipt_path(found.key, receipt.shard), receipt.text()
+    yield from sealing(found.key, seal.metadata, len(found.ranges), receipts_of(seal, found.ranges))
+
+
+def _receipts(files: Files, key: Key) -> Iterator[tuple[str, bytes]]:
     """The receipts of an artifact that is being written, with the digests of its metadata."""
     metadata = {
         path.removeprefix(f"{key}/"): sha256(files.read(path))
@@ -62,9 +71,7 @@ def _receipts(files: Files, key: Key) -> dict[str, bytes]:
         if path.endswith("zarr.json")
     }
     if "zarr.json" not in metadata:  # a repair kept the rows only; their receipts name no metadata until it is back
-        return {}
-    texts = {}
+        return
     for number in receipt_numbers(files, key):
         old = read_receipt(files, key, number)
-        texts[receipt_path(key, number)] = Receipt(key, number, old.rows, old.files, metadata).text()
-    return texts
+        yield receipt_path(key, number), Receipt(key, number, old.rows, old.files, metadata).text()

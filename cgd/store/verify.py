@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,10 +18,12 @@ from cgd.store import catalog, layout, shards
 from cgd.store.artifact import rows_text
 from cgd.store.feature_store import keys_in
 from cgd.store.files import Files
-from cgd.store.keys import canonical, sha256
+from cgd.store.keys import canonical, ids_digest_of, sha256
 from cgd.store.seals import (
+    Pages,
     Receipt,
     Seal,
+    batched,
     checked_attributes,
     read_receipt,
     read_seal,
@@ -34,6 +36,7 @@ from cgd.store.seals import (
 from cgd.types import Key
 
 STRAY = "is no part of it"
+AT_ONCE = 4096  # files that wait to be read
 _MISSING = "is missing"
 _NO_SEAL = "is missing, although every shard is there: repeat the command that makes it, or repair"
 ROOT, OUT_OF_SIGHT = "zarr.json", ".cgd/zarr.json"
@@ -129,29 +132,45 @@ def frame(files: Files) -> dict[str, bytes]:
 
 
 def examine(files: Files, key: Key) -> Examination:
-    """Read everything of one artifact."""
+    """Read everything of one artifact; of one that is sealed no more than a few pages of digests are in memory."""
     problems: list[Problem] = []
-    seal = _tried(partial(read_seal, files, key), seal_path(key), problems)
+    seal: Seal | None = _tried(partial(read_seal, files, key), seal_path(key), problems)
+    for path, error in seal.broken() if seal else ():
+        problems.append(Problem(path, _MISSING if "is missing" in str(error) else "is damaged"))
+    return _examine_unsealed(files, key, problems) if problems or seal is None else _examine_sealed(files, key, seal)
+
+
+def _examine_sealed(files: Files, key: Key, seal: Seal) -> Examination:
     numbers = receipt_numbers(files, key)
-    receipts = {n: _tried(partial(read_receipt, files, key, n), receipt_path(key, n), problems) for n in numbers}
-    known = {n: receipt for n, receipt in receipts.items() if receipt is not None}
-    expected = dict(seal.files) if seal else _agreed(files, key, known)
-    ranges = _ranges(files, key, known, expected)
-    if seal is None:
-        others = _of_other_receipts(key, ranges, known, expected)
-        problems += others.values()
-        known = {n: receipt for n, receipt in known.items() if n not in others}
-        expected.update((path, digest) for receipt in known.values() for path, digest in receipt.files.items())
+    ranges = _ranges(files, key, seal.files)
+    if ranges is None:
+        ranges = _ranges_of(_known(files, key, numbers, []))
+    problems = _compared(files, key, seal.files, ranges)
+    if f"{key}/zarr.json" not in {p.path for p in problems}:
+        problems += _of_attributes(files, key)
+    problems += _of_receipts(files, seal, ranges, numbers)
+    problems += _strays(files, key, seal, ranges)
+    if not problems:
+        problems += _of_rows(files, key, ranges)
+    return Examination(key, "sealed", seal.files, ranges, tuple(problems))
+
+
+def _examine_unsealed(files: Files, key: Key, problems: list[Problem]) -> Examination:
+    """By the receipts, all in memory; `problems` are those of the seal."""
+    numbers = receipt_numbers(files, key)
+    known = _known(files, key, numbers, problems)
+    expected = _agreed(files, key, known)
+    ranges = _ranges(files, key, expected, trusting=bool(known))
+    if ranges is None:
+        ranges = _ranges_of(known)
+    others = _of_other_receipts(key, ranges, known, expected)
+    problems += others.values()
+    known = {n: receipt for n, receipt in known.items() if n not in others}
+    expected.update((path, digest) for receipt in known.values() for path, digest in receipt.files.items())
     problems += _compared(files, key, expected, ranges)
     bad = {p.path for p in problems}
     if f"{key}/zarr.json" not in bad:
         problems += _of_attributes(files, key)
-    if seal is not None:
-        problems += _of_receipt_files(key, seal, ranges, known, bad)
-        problems += _strays(files, key, seal, ranges)
-        if not problems:
-            problems += _of_rows(files, key, ranges)
-        return Examination(key, "sealed", expected, ranges, tuple(problems))
     nameless = _is_nameless(files, key, known)
     if not ranges or set(ranges) - set(numbers) or nameless:
         told = [p for p in problems if p.path != seal_path(key) or p.what != _MISSING]
@@ -168,22 +187,20 @@ def name_the_misplaced(files: Files, problems: Iterable[Problem]) -> list[Proble
     """The same problems, told where a file holds what belongs elsewhere in the store."""
     problems = list(problems)
     wanted = {p.found for p in problems if p.found}
-    places = belongings(files) if wanted else {}
+    places = belongings(files, wanted) if wanted else {}
     return [
         replace(p, what=f"{p.what}: it holds what belongs at {places[p.found]}") if p.found in places else p
         for p in problems
     ]
 
 
-def belongings(files: Files) -> dict[str | None, str]:
-    """Where in the store the bytes of each SHA-256 belong, as the seals say."""
+def belongings(files: Files, wanted: Collection[str]) -> dict[str | None, str]:
+    """Where in the store the bytes of each SHA-256 in `wanted` belong, as the seals say."""
     found: dict[str | None, str] = {}
     for key in keys_in(files):
-        try:
-            seal = read_seal(files, key)
-        except (FileNotFoundError, DamageError):
-            continue
-        found.update({digest: f"{key}/{path}" for path, digest in seal.files.items()})
+        with suppress(FileNotFoundError, DamageError):
+            named = read_seal(files, key).files.items()
+            found.update({digest: f"{key}/{path}" for path, digest in named if digest in wanted})
     return found
 
 
@@ -237,11 +254,20 @@ def _digest(files: Files, path: str) -> str | None:
         return None
 
 
-def _ranges(files: Files, key: Key, receipts: Mapping[int, Receipt], expected: Mapping[str, str]) -> dict[int, range]:
-    """The rows of each shard, as the arrays' metadata say where it is undamaged, or else as the receipts do."""
+def _known(files: Files, key: Key, numbers: Iterable[int], problems: list[Problem]) -> dict[int, Receipt]:
+    """The receipts that are whole; the others join the problems."""
+    found = {n: _tried(partial(read_receipt, files, key, n), receipt_path(key, n), problems) for n in numbers}
+    return {n: receipt for n, receipt in found.items() if receipt is not None}
+
+
+def _ranges(files: Files, key: Key, expected: Mapping[str, str], *, trusting: bool = False) -> dict[int, range] | None:
+    """The rows of each shard, as the arrays' metadata say where it is undamaged; None where it tells nothing.
+
+    `trusting` where receipts of version 1 are there, which have no digest of it.
+    """
     for array in layout.LAYOUT[key.kind]:
         path = f"{array.name}/zarr.json"
-        if expected.get(path) != _digest(files, f"{key}/{path}") and (expected or not receipts):
+        if expected.get(path) != _digest(files, f"{key}/{path}") and (expected or not trusting):
             continue
         try:
             shape, rows = shards.shape_of(files.read(f"{key}/{path}"))
@@ -250,9 +276,12 @@ def _ranges(files: Files, key: Key, receipts: Mapping[int, Receipt], expected: M
         if key.kind not in layout.ROWWISE:
             return {0: range(shape[0])}
         return {n: range(n * rows, min(shape[0], (n + 1) * rows)) for n in range(-(-shape[0] // rows))}
-    if not layout.LAYOUT[key.kind]:
-        return {0: range(1)}
-    return {n: range(*receipt.rows) for n, receipt in receipts.items()}
+    return None if layout.LAYOUT[key.kind] else {0: range(1)}
+
+
+def _ranges_of(receipts: Mapping[int, Receipt]) -> dict[int, range]:
+    """The rows of each shard as the receipts have them."""
+    return {number: range(*receipt.rows) for number, receipt in receipts.items()}
 
 
 def _compared(files: Files, key: Key, expected: Mapping[str, str], ranges: Mapping[int, range]) -> list[Problem]:
@@ -270,9 +299,10 @@ def _compared(files: Files, key: Key, expected: Mapping[str, str], ranges: Mappi
 
     found = []
     with ThreadPoolExecutor(os.cpu_count() if files.is_local else 16) as pool, progress(len(expected), str(key)) as bar:
-        for problem in pool.map(look, sorted(expected)):
-            bar.update(1)
-            found += [problem] if problem else []
+        for some in batched(expected, AT_ONCE):
+            for problem in pool.map(look, some):
+                bar.update(1)
+                found += [problem] if problem else []
     return sorted(found, key=lambda p: (p.path.split("/c/")[0], p.rows.start if p.rows else 0))
 
 
@@ -286,17 +316,20 @@ def _of_attributes(files: Files, key: Key) -> list[Problem]:
     return []
 
 
-def _of_receipt_files(
-    key: Key, seal: Seal, ranges: Mapping[int, range], known: Mapping[int, Receipt], bad: set[str]
-) -> list[Problem]:
-    """Receipts that are missing, or say other than the seal."""
-    problems = []
+def _of_receipts(files: Files, seal: Seal, ranges: Mapping[int, range], numbers: Sequence[int]) -> list[Problem]:
+    """Receipts that are missing, damaged, or say other than the seal; `numbers` are those that are there."""
+    key, there = seal.key, set(numbers)
+    problems: list[Problem] = []
     for wanted in receipts_of(seal, ranges):
-        path, found = receipt_path(key, wanted.shard), known.get(wanted.shard)
-        if found is None and path not in bad:
+        path = receipt_path(key, wanted.shard)
+        if wanted.shard not in there:
             problems.append(Problem(path, _MISSING, wanted_rows(key, ranges, wanted.shard)))
-        elif found and (found.files != wanted.files or found.metadata not in ({}, wanted.metadata)):
+            continue
+        there.remove(wanted.shard)
+        found: Receipt | None = _tried(partial(read_receipt, files, key, wanted.shard), path, problems)
+        if found and (found.files != wanted.files or found.metadata not in ({}, wanted.metadata)):
             problems.append(Problem(path, "differs from its seal", wanted_rows(key, ranges, wanted.shard)))
+    _known(files, key, sorted(there), problems)
     return problems
 
 
@@ -308,12 +341,15 @@ def _strays(files: Files, key: Key, seal: Seal, ranges: Mapping[int, range]) -> 
     """Files that belong to nothing."""
     if not files.lists:
         return []
-    own = {f"{key}/{path}" for path in seal.files} | {receipt_path(key, n) for n in ranges}
-    there = [
-        *files.walk(str(key)),
-        *(f"{layout.RECEIPTS}/{key}/{n}" for n in files.children(f"{layout.RECEIPTS}/{key}")),
-    ]
-    return [Problem(path, STRAY) for path in there if path not in own]
+    found = [path.removeprefix(f"{key}/") for path in files.walk(str(key))]
+    found.sort(key=shard_of)  # a page of the seal after the other
+    there = sorted(f"{key}/{path}" for path in found if path not in seal.files)
+    pages = len(seal.files.digests) if isinstance(seal.files, Pages) else 0
+    for folder, count in ((layout.RECEIPTS, None), (layout.PAGES, pages)):
+        own = map(layout.receipt_name, ranges if count is None else range(count))
+        names = set(files.children(f"{folder}/{key}")).difference(own)
+        there += [f"{folder}/{key}/{name}" for name in sorted(names)]
+    return [Problem(path, STRAY) for path in there]
 
 
 def _of_rows(files: Files, key: Key, ranges: Mapping[int, range]) -> list[Problem]:
@@ -330,10 +366,9 @@ def _of_rows(files: Files, key: Key, ranges: Mapping[int, range]) -> list[Proble
             problems.append(Problem(path, f"has another number of rows than the {shape[0]} ids"))
     if isinstance(settings.get("ids"), str) and "dataset" in settings:
         metadata = files.read(f"{key}/ids/zarr.json")
-        ids: list[str] = []
-        for shard in ranges:
-            ids += list(shards.decode(metadata, shard, files.read(f"{key}/{layout.shard_path('ids', shard, 1)}")))
-        if sha256(canonical([settings["dataset"], *ids])) != settings["ids"]:
+        paths = {shard: f"{key}/{layout.shard_path('ids', shard, 1)}" for shard in ranges}
+        ids = (shards.decode(metadata, shard, files.read(path)) for shard, path in paths.items())
+        if ids_digest_of(settings["dataset"], ids) != settings["ids"]:
             problems.append(Problem(f"{key}/ids", "are not the images that its settings name, or in another order"))
     return problems
 

@@ -123,8 +123,11 @@ class Writer:
 
     def missing(self) -> list[int]:
         """Shards without a receipt."""
-        present = set(seals.receipt_numbers(self.files, self.key))
-        return [s for s in range(self.shard_count) if s not in present]
+        left = bytearray(b"\1") * self.shard_count
+        for shard in seals.receipt_numbers(self.files, self.key):
+            if shard < len(left):
+                left[shard] = 0
+        return [shard for shard, is_left in enumerate(left) if is_left]
 
     def has(self, shard: int) -> bool:
         """Whether a shard has its receipt by now, whoever wrote it."""
@@ -172,17 +175,22 @@ class Writer:
             raise StoreError(
                 f"{self.key} lacks {len(missing)} of {self.shard_count} shards; repeat the command that makes it."
             )
-        receipts = [seals.read_receipt(self.files, self.key, shard) for shard in range(self.shard_count)]
         metadata = self._metadata_digests()
-        for receipt in receipts:
-            if receipt.metadata not in ({}, metadata):
-                raise DamageError(f"{self.key} has a damaged zarr.json: run `cgd store repair {self.key}`.")
-            if not receipt.metadata:  # begun in version 1, or kept by a repair
-                whole = replace(receipt, metadata=metadata)
-                self.files.replace(seals.receipt_path(self.key, receipt.shard), whole.text())
-        seal = seals.seal_of(self.key, metadata, receipts)
-        self._record.end(notes or {})
-        self.files.publish(seals.seal_path(self.key), seal.text())
+        found = seals.read_receipts(self.files, self.key, range(self.shard_count))
+        receipts = (self._completed(receipt, metadata) for receipt in found)
+        for path, data in seals.sealing(self.key, metadata, self.shard_count, receipts):
+            if path == seals.seal_path(self.key):
+                self._record.end(notes or {})
+            seals.publish(self.files, path, data)
+
+    def _completed(self, receipt: Receipt, metadata: Mapping[str, str]) -> Receipt:
+        """A receipt that names the metadata, as those of version 1 and those kept by a repair do not."""
+        if receipt.metadata not in ({}, metadata):
+            raise DamageError(f"{self.key} has a damaged zarr.json: run `cgd store repair {self.key}`.")
+        whole = replace(receipt, metadata=metadata)
+        if not receipt.metadata:
+            self.files.replace(seals.receipt_path(self.key, receipt.shard), whole.text())
+        return whole
 
     def _metadata_digests(self) -> dict[str, str]:
         return {path: sha256(data) for path, data in self._texts.items()}

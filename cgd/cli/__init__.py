@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from cgd.cli import demonstrations, main_job, reports, scores, search, store, students, teachers
+from cgd.cli import demonstrations, main_job, plan, reports, scores, search, store, students, teachers
 from cgd.cli.options import Group
 
 
@@ -31,6 +31,7 @@ for _command in (
     main_job.distill,
     main_job.evaluate,
     main_job.run,
+    plan.plan,
     search.search,
     search.index,
     demonstrations.prove,

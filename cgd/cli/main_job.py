@@ -104,18 +104,20 @@ def distill(**o: Any) -> None:
     from cgd.pipeline import steps, text
     from cgd.pipeline.recipe import change
     from cgd.stages import select
+    from cgd.stages.processes import joined
 
-    with running(o, several=True):
+    with running(o, several=True), joined() as processes:
         fields = ("method", "fusion", "student", "init", "epochs", "batch_pairs", "exclude")
-        recipe = change(recipe_of(o), "distill", **{name: o[name] for name in fields})
-        session = session_of(o)
-        images = session.workspace.images(o["dataset"], o["name"], o["split"])
-        teachers, space = names_in(o["teachers"]), recipe.distill.space
-        vectors = select.training_vectors(session.store(), images.name, images.split, teachers, o["whitening"], space)
+        with processes.all_ready():
+            recipe = change(recipe_of(o), "distill", **{name: o[name] for name in fields})
+            session = session_of(o)
+            images = session.workspace.images(o["dataset"], o["name"], o["split"])
+            names, whitening, space = names_in(o["teachers"]), o["whitening"], recipe.distill.space
+            vectors = select.training_vectors(session.store(), images.name, images.split, names, whitening, space)
         if o["dry_run"]:
             print_result(o, steps.estimate_distillation(session, images, vectors, recipe, o["out"]), text.training_text)
             return
-        report = steps.distill(session, images, vectors, recipe, o["out"])
+        report = steps.distill(session, images, vectors, recipe, o["out"], processes)
         print_result(o, report.as_json(), text.student_text)
 
 

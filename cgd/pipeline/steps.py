@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # only the stages that run networks import torch
     from cgd.models.encoder import EncoderSource
     from cgd.stages.distill import Distillation, DistillReport
     from cgd.stages.extract import ExtractReport
+    from cgd.stages.processes import Processes
     from cgd.stages.prove import Proof
     from cgd.store.artifact import Artifact
 
@@ -176,12 +177,21 @@ def pin(session: Session, recipe: Recipe) -> Recipe:
 
 
 def distill(
-    session: Session, images: ImageList, teachers: Mapping[str, Mapping[str, Key]], recipe: Recipe, out: Path
+    session: Session,
+    images: ImageList,
+    teachers: Mapping[str, Mapping[str, Key]],
+    recipe: Recipe,
+    out: Path,
+    processes: Processes | None = None,
 ) -> DistillReport:
-    """Train the recipe's student on `images` against `teachers`."""
+    """Train the recipe's student on `images` against `teachers`, with other `processes` if there are any."""
     from cgd.stages.distill import distill as run
+    from cgd.stages.processes import Processes
 
-    return run(_distillation(session, images, teachers, recipe, out))
+    processes = processes or Processes()
+    with processes.all_ready():
+        job = _distillation(session, images, teachers, recipe, out)
+    return run(job, processes)
 
 
 def estimate_distillation(

@@ -26,15 +26,16 @@ class Stateful(Protocol):
 
 
 class Checkpoint:
-    """The state of the unfinished training of `student` in the folder `out`."""
+    """The state of the unfinished training of `student`, by so many `processes`, in the folder `out`."""
 
-    def __init__(self, out: Path, student: str, device: torch.device) -> None:
-        self.path, self.student, self.device = out / STATE, student, device
+    def __init__(self, out: Path, student: str, device: torch.device, processes: int = 1) -> None:
+        self.path, self.student, self.device, self.processes = out / STATE, student, device, processes
 
     def keep(self, parts: Mapping[str, Stateful], progress: Mapping[str, Any]) -> None:
         """Write the state of `parts`, the random state, and `progress` (plain values and tensors)."""
         state = {
             "student": self.student,
+            "processes": self.processes,
             **{name: part.state_dict() for name, part in parts.items()},
             **progress,
             "random": torch.get_rng_state(),
@@ -58,7 +59,7 @@ class Checkpoint:
         if name != self.student:
             raise StoreError(
                 f"{self.path.parent} holds the unfinished training of {name}, not of {self.student}: "
-                "continue that one with its own settings, or give another --out."
+                f"continue that one with its own settings{self._count_of(state)}, or give another --out."
             )
         return state
 
@@ -77,7 +78,16 @@ class Checkpoint:
         """Remove the state of this student, now that it is finished."""
         with contextlib.suppress(WeightsError, StoreError):  # another student's, or of no use to anybody
             if self.read() is not None:
-                self.path.unlink()
+                self.path.unlink(missing_ok=True)  # another machine may have done so on a shared disk
+
+    def _count_of(self, state: Mapping[str, Any]) -> str:
+        count = state.get("processes", self.processes)
+        if count == self.processes:
+            return ""
+        return (
+            f" and with {count} processes (now there are {self.processes}, and their number is part of a student whose "
+            "batch norm trains; with distill.batch_norm=freeze it is not)"
+        )
 
     def _damaged(self, error: Exception) -> WeightsError:
         # What torch says of a foreign pickle includes the advice to run it.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save
 
-from cgd import registry
+from cgd import launch, registry
 from cgd.config import DistillConfig
 from cgd.data.views import CROP, FIXED, crop_name
 from cgd.errors import InputError, MissingError
@@ -25,10 +25,11 @@ from cgd.stages import select
 from cgd.stages.checkpoint import Checkpoint
 from cgd.stages.codebook import fit_codebook
 from cgd.stages.fuse import TargetPlan, make_method, trained_rows, usable_rows
-from cgd.stages.processes import Processes, joined
+from cgd.stages.processes import Processes
 from cgd.stages.training import LOG, Trained, Training, log_lines
 from cgd.stages.validation import validation_rows
 from cgd.stages.withheld import Withheld, withheld_of
+from cgd.store import provenance
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import replace_file
 from cgd.store.keys import Identity, groups_digest, identify, ids_digest, labels_digest, settings_of
@@ -77,34 +78,40 @@ class Distillation:
     compute: Compute
 
 
-def distill(job: Distillation) -> DistillReport:
-    """Train the student, which also becomes an artifact; several processes of torchrun train one.
+def distill(job: Distillation, processes: Processes = Processes()) -> DistillReport:  # noqa: B008
+    """Train the student, which also becomes an artifact of the first process's store; several `processes` train one.
 
-    On one CPU with fixed threads an interrupted run and an undisturbed one end in the same bytes.
+    Each of them reads images and their crops by its own `job`, whose store, images and folder may be elsewhere; the
+    first one's store gives the targets. In the end `out` has the student on every machine. On one CPU with fixed
+    threads an interrupted run and an undisturbed one end in the same bytes.
     """
-    with joined(job.compute.device) as processes:
-        with processes.first_goes_ahead():
-            plan, withheld = _plan(job)
-            identity = _identity(job, plan, withheld, processes.count)
-        skipped = job.store.is_sealed(identity.key)
-        if skipped:
-            log.info("%s is trained already", identity.key)
-        else:
-            training = _training(job, plan, withheld, identity, processes)
-            trained = training.run()
-        with processes.first_goes_ahead():
-            if processes.first and not skipped:
+    with processes.all_ready(), processes.first_goes_ahead():
+        plan, withheld = _plan(job)
+        identity = _identity(job, plan, withheld, processes.count)
+        training = _training(job, plan, withheld, identity, processes)
+    _agree(job, identity, processes)
+    skipped = processes.told_by_first(job.store.is_sealed(identity.key))
+    if skipped:
+        log.info("%s is trained already", identity.key)
+    else:
+        with processes.all_ready():
+            training.pixels.check()
+        trained = training.run()
+    with processes.first_goes_ahead():
+        if processes.first:
+            if not skipped:
                 _publish(job, identity, trained, training.norm, withheld.labels, _queries(plan))
-    artifact = job.store.get(identity.key)
-    if processes.first:
-        Checkpoint(job.out, str(identity.key), job.compute.device).forget()
-        for name in (WEIGHTS, RECIPE, LOG):
-            data = artifact.blob(name)
-            if not (job.out / name).is_file() or (job.out / name).read_bytes() != data:
-                replace_file(job.out / name, data)
-    about = json.loads(artifact.blob(RECIPE))
-    last = json.loads(artifact.blob(LOG).decode().splitlines()[-1])
-    notes = job.store.provenance(identity.key)  # a copied store may have none
+            artifact = job.store.get(identity.key)
+            blobs = {name: artifact.blob(name) for name in (WEIGHTS, RECIPE, LOG)}
+            notes = job.store.provenance(identity.key)  # a copied store may have none
+            _put(job, training.checkpoint, blobs)
+        else:
+            blobs, notes = {}, []
+    blobs, notes = processes.told_by_first((blobs, notes))
+    if launch.first_here() and not processes.first:  # by now it is there, if the folder is a shared one
+        _put(job, training.checkpoint, blobs)
+    about = json.loads(blobs[RECIPE])
+    last = json.loads(blobs[LOG].decode().splitlines()[-1])
     return DistillReport(
         key=identity.key,
         folder=job.out,
@@ -117,6 +124,39 @@ def distill(job: Distillation) -> DistillReport:
         skipped=skipped,
         teacher_queries=about.get("teacher_queries", {}),  # earlier students do not tell
     )
+
+
+def _put(job: Distillation, checkpoint: Checkpoint, blobs: Mapping[str, bytes]) -> None:
+    """The finished student into its folder, in the place of the state of its training."""
+    checkpoint.forget()
+    for name, data in blobs.items():
+        if not (job.out / name).is_file() or (job.out / name).read_bytes() != data:
+            replace_file(job.out / name, data)
+
+
+def _agree(job: Distillation, identity: Identity, processes: Processes) -> None:
+    """Refuse processes that would not train one and the same student by the same code."""
+    own = {
+        **{f"distill.{name}": value for name, value in identity.settings.items()},
+        "teachers' vectors": identity.inputs,
+        "device": job.compute.device.type,
+        **{f"version of {name}": version for name, version in provenance.libraries().items()},
+        "code of cgd": provenance.code_digest(),
+    }
+    first, place = processes.told_by_first((own, processes.place))
+    with processes.all_ready():
+        differing = [name for name in sorted(own | first) if own.get(name) != first.get(name)]
+        if differing:
+            told = ", ".join(f"{name} ({_short(own.get(name))}, there {_short(first.get(name))})" for name in differing)
+            raise InputError(
+                f"it would not train what {place} trains: other {told}; give all machines the same command and the "
+                "same installation."
+            )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"
 
 
 def training_of(job: Distillation) -> Training:

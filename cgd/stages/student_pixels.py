@@ -12,7 +12,7 @@ from PIL import Image
 
 from cgd.config import DistillConfig
 from cgd.data import photometric
-from cgd.data.images import read_image
+from cgd.data.images import digest_of, image_bytes, read_image
 from cgd.data.loading import ahead
 from cgd.data.transforms import Change, crop_spec, view_pixels
 from cgd.data.views import from_row
@@ -24,6 +24,7 @@ from cgd.store.feature_store import FeatureStore
 from cgd.types import Batch, ImageList, InputSpec, View
 
 WHOLE = View(0.0, 0.0, 1.0, 1.0, False)
+CHECKED = 8  # images, before a training begins
 FULL = -1  # number of the view that is the full image, whatever is stored
 
 
@@ -77,6 +78,14 @@ class StudentPixels:
             view, spec = from_row(self.geometry[sample.view][sample.row]), crop_spec(spec, self.crop_filter)
         change = None if sample.seed is None else self._light(sample.place, sample.seed)
         return view_pixels(decoded.image, spec, view, self.config.image_size, change)
+
+    def check(self) -> None:
+        """Read a few images, spread over all; raises where they are not here, or not those of the store."""
+        rows = np.flatnonzero(self.seen)
+        for row in rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), CHECKED).astype(int))[: len(rows)]]:
+            check_digest(
+                self.images, row, digest_of(image_bytes(self.images.root, self.images.paths[row])), self.digests[row]
+            )
 
     def stream(self, samples: Iterable[Sample], spec: InputSpec, depth: int) -> Iterator[np.ndarray]:
         """`load` of one sample after the other, up to `depth` of them ahead in threads."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cgd import launch
 from cgd.config import DistillConfig
 from cgd.data.images import read_image
 from cgd.errors import InputError
@@ -101,7 +102,7 @@ class Training:
         self.store, self.images, self.plan, self.source, self.config = store, images, plan, source, config
         self.out, self.compute, self.processes, self.scored = out, compute, processes, scored
         self.method = method_of(plan)
-        self.checkpoint = Checkpoint(out, name, compute.device)
+        self.checkpoint = Checkpoint(out, name, compute.device, processes.count)
         self.pixels = StudentPixels(store, images, plan, config, compute)
         self.width = store.get(plan.teachers[0][0]).shape("vectors")[-1]
 
@@ -118,6 +119,7 @@ class Training:
         with self._targets() as targets, curves:
             for epoch in range(len(done.lines), self.config.epochs):
                 batches, of_epoch = targets(epoch)
+                self.processes.told_by_first(None)  # that its targets are there, which may take long
                 line = self._epoch(epoch, done, update, batches, of_epoch, parts)
                 if self.scored is not None and self.processes.first:
                     self._validate(encoder, line, done)
@@ -242,7 +244,7 @@ class Training:
         """The rest of one pass over `batches`; all randomness in it comes from the seed and the epoch."""
         begun, first = done.begun, len(done.begun.losses)
         if not first:
-            torch.manual_seed(int(np.random.SeedSequence([self.config.seed, epoch, 2]).generate_state(1)[0]))
+            _seed(self.config.seed, epoch, 2)
         self.train_mode(update.encoder)
         clock, started = Clock(), time.perf_counter()
         kept = started
@@ -262,6 +264,8 @@ class Training:
                 clock.lap("targets")
                 pixels = self.pixels.to_device(list(islice(stream, len(of_batch))))
                 clock.lap("data")
+                if self.processes.count > 1:  # each draws of its own, and what it draws after a restart is the same
+                    _seed(self.config.seed, epoch, 2, step, self.processes.rank)
                 begun.losses.append(update.step(pixels, target, len(batch), clock))
                 if target is not None:
                     begun.told.append({name: target[name].tolist() for name in self.method.tells})
@@ -279,7 +283,7 @@ class Training:
             "learning_rate": rates[-1],
             "teachers": {
                 name: np.average([told[name] for told in begun.told], axis=0, weights=sizes).tolist()
-                for name in (self.method.tells if begun.told else ())
+                for name in (self.method.tells if self.processes.first else ())
             },
             "seconds": seconds,
             "images_per_second": sum(b.rows.size for b in batches[first:]) / seconds,
@@ -334,15 +338,35 @@ class Training:
                 replace_file(self.out / LOG, log_lines(done.lines))
 
     def _resume(self, parts: Mapping[str, Stateful]) -> Progress:
-        """Load what the first process kept of this very student, if anything: the epochs done, and the one begun."""
-        state = self.processes.told_by_first(self.checkpoint.read(("lines", "begun")) if self.processes.first else None)
-        if state is None:
+        """Load what was kept of this very student, if anything: the epochs done, and the one begun.
+
+        After a restart another machine may have become the first, with a folder of its own: the newest state counts,
+        whoever has it.
+        """
+        own = None
+        with self.processes.all_ready():
+            if launch.first_here():
+                own = self.checkpoint.read(("lines", "begun"))
+        reached = (len(own["lines"]), len(own["begun"]["losses"])) if own else (-1, 0)
+        told = self.processes.told_by_all((reached, self.processes.place))
+        (newest, place), holder = max(zip(told, range(len(told)), strict=True), key=lambda each: (each[0][0], -each[1]))
+        if newest[0] < 0:
+            if launch.started_again():
+                log.warning("no machine has a state of this training in its --out: it begins anew")
             return Progress()
+        state = self.processes.told_by(holder, own)
+        assert state is not None
+        if holder:
+            log.info("the newest state of this training is that of %s", place)
         self.checkpoint.restore(state, parts)
         done = Progress(state["lines"], Begun(**state["begun"]), state.get("best"))
         steps = f" and {len(done.begun.losses)} steps of the next one" if done.begun.losses else ""
         log.info("continuing after epoch %d of %d%s", len(done.lines), self.config.epochs, steps)
         return done
+
+
+def _seed(*numbers: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
 def log_lines(lines: Sequence[Line]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import logging
 import os
@@ -96,6 +97,15 @@ def tell_of_other_libraries(key: Key, records: Sequence[Mapping[str, Any]]) -> N
 def libraries() -> dict[str, str]:
     """Versions of the libraries that can change a result."""
     return {name: v for name in LIBRARIES if (v := _version(name))}
+
+
+def code_digest() -> str:
+    """What tells the code of this package from another of the same version."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def command() -> str | None:

@@ -49,7 +49,7 @@ def gradients(
 
     In double precision: in single a convolution differs by 2e-6 between batches of different sizes.
     """
-    with joined(torch.device("cpu")) as processes:
+    with joined() as processes:
         encoder = student("mobilenet-v1?width=0.25&dim=16&size=64", None, 0).build().train()
         for module in encoder.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -157,7 +157,7 @@ class _Rows(nn.Module):
 
 def descriptors_gradient(views: np.ndarray, teachers: list[np.ndarray]) -> tuple[float, np.ndarray]:
     """The loss of all pairs (B, 2, D) and this process's gradient with respect to its own."""
-    with joined(torch.device("cpu")) as processes:
+    with joined() as processes:
         mine = views[processes.share(len(views))]
         rows = _Rows(mine.reshape(-1, mine.shape[-1]).copy())  # the step changes them
         update = Update(
@@ -213,7 +213,8 @@ def test_a_student_of_two_processes_is_that_of_one(stored: Any, tmp_path: Path) 
 
 
 def run_distill(stored: Any, out: Path, settings: tuple[str, ...]) -> bool:
-    return distill(stored.job(out, *settings)).skipped
+    with joined() as processes:
+        return distill(stored.job(out, *settings), processes).skipped
 
 
 def test_the_number_of_processes_names_a_student_whose_batch_norm_trains(stored: Any, tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ def test_the_number_of_processes_names_a_student_whose_batch_norm_trains(stored:
 
 def fail_first(first: bool) -> str:
     """What the process sees where the first process, or the second, fails in what the first does ahead."""
-    with joined(torch.device("cpu")) as processes:
+    with joined() as processes:
         try:
             with processes.first_goes_ahead():
                 if processes.first == first:
@@ -245,7 +246,7 @@ def test_where_the_first_process_fails_the_others_only_end() -> None:
 
 def gradient_of_a_part() -> list[bool]:
     """Which of three parameters have a gradient: of both processes, of one, and of none."""
-    with joined(torch.device("cpu")) as processes:
+    with joined() as processes:
         parameters = [nn.Parameter(torch.ones(2)) for _ in range(3)]
         parameters[0].grad = torch.ones(2)
         if processes.first:

@@ -35,17 +35,20 @@ def store_ls(**o: Any) -> None:
 
 @store_group.command("info")
 @click.argument("key")
+@click.option("--row", type=click.IntRange(0), metavar="N", help="Also what stands in row N, counted from 0.")
+@click.option("--image", metavar="ID", help="Also the row of this image; all ids before it are read.")
 @options()
 def store_info(**o: Any) -> None:
     """Show what an artifact was made from, by whom and with what; a part of its key will do.
 
     \b
     cgd store info whitening/photos
+    cgd store info embeddings/photos.gem.fixed --row 123
     """
     from cgd.pipeline import storage, storage_text
 
     with running(o):
-        print_result(o, storage.info(session_of(o), o["key"]), storage_text.info_text)
+        print_result(o, storage.info(session_of(o), o["key"], row=o["row"], image=o["image"]), storage_text.info_text)
 
 
 @store_group.command("verify")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from cgd.errors import InputError, MissingError
 from cgd.store.feature_store import Entry, FeatureStore, keys_in
-from cgd.store.layout import LAYOUT
+from cgd.store.layout import LAYOUT, ROWWISE
 from cgd.types import Key
 
 if TYPE_CHECKING:  # a listing needs neither stages nor NumPy
     from cgd.pipeline.steps import Session
+    from cgd.store.artifact import Artifact
 
 Result = dict[str, Any]
 MADE = ("user", "host", "started", "finished", "libraries", "command")
@@ -27,20 +28,52 @@ def listing(store: FeatureStore) -> Result:
     }
 
 
-def info(session: Session, text: str) -> Result:
-    """What an artifact holds, what determined it, who made it, and the same of all it was made from."""
+def info(session: Session, text: str, *, row: int | None = None, image: str | None = None) -> Result:
+    """What an artifact holds, what determined it, who made it, and the same of all it was made from.
+
+    Also what stands in one of its rows, where that is asked for by number or by the image's id.
+    """
     store = session.store()
     artifact = store.get(store.resolve(text, tuple(LAYOUT)))
+    asked = {} if row is None and image is None else {"row": _row(artifact, row, image)}
     return {
         "key": str(artifact.key),
+        **asked,
         "store": artifact.files.url,
         "bytes": artifact.size,
+        "bytes_are": _bytes_are(artifact),
         "arrays": {name: list(artifact.shape(name)) for name in artifact.arrays},
         "files": artifact.blobs,
         **artifact.attributes,
         "provenance": store.provenance(artifact.key),
         "tree": tree(store, artifact.key),
     }
+
+
+def _bytes_are(artifact: Artifact) -> str:
+    """Of a long artifact nobody asks for the sizes of millions of files."""
+    return "reckoned by shapes" if artifact.is_long else "counted"
+
+
+def _row(artifact: Artifact, row: int | None, image: str | None) -> Result:
+    """The number of a row, its shard, and what every array holds there; not a number is None."""
+    import numpy as np
+
+    if artifact.key.kind not in ROWWISE:
+        raise InputError(f"{artifact.key} has no rows; those of {', '.join(ROWWISE)} are images.")
+    if image is not None and (row := artifact.find(image)) is None:
+        raise InputError(f"{artifact.key} has no image '{image}'.")
+    if row is None or not row < artifact.rows:
+        raise InputError(f"{artifact.key} has the rows 0 to {artifact.rows - 1}, not {row}.")
+    found: Result = {"number": row, "shard": row // artifact.shard_rows}
+    for name in artifact.arrays:
+        value = artifact.gather(name, np.array([row]))[0]
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            numbers = value.astype(object)
+            numbers[np.isnan(value)] = None
+            value = numbers
+        found[name] = value if isinstance(value, str) else value.tolist()
+    return found
 
 
 def tree(store: FeatureStore, key: Key) -> Result:
@@ -55,6 +88,7 @@ def tree(store: FeatureStore, key: Key) -> Result:
         "key": str(key),
         "sealed": True,
         "bytes": artifact.size,
+        "bytes_are": _bytes_are(artifact),
         "rows": artifact.rows if "ids" in artifact.arrays else None,
         "weights": weights,
         "settings": {

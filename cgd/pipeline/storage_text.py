@@ -19,9 +19,11 @@ def listing_text(r: Result) -> str:
 
 
 def info_text(r: Result) -> str:
-    """The tree of what an artifact was made from, then everything that is stored of it."""
-    rest = {name: value for name, value in r.items() if name not in ("tree", "provenance")}
-    return "\n".join([*_branch(r["tree"], "", ""), "", json.dumps(rest, indent=2, ensure_ascii=False)])
+    """The tree of what an artifact was made from, everything that is stored of it, and a row that was asked for."""
+    rest = {name: value for name, value in r.items() if name not in ("tree", "provenance", "row")}
+    lines = [*_branch(r["tree"], "", ""), "", json.dumps(rest, indent=2, ensure_ascii=False)]
+    lines += [f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in r.get("row", {}).items()]
+    return "\n".join(lines)
 
 
 def _branch(node: Result, first: str, rest: str) -> Iterator[str]:
@@ -29,7 +31,8 @@ def _branch(node: Result, first: str, rest: str) -> Iterator[str]:
     if not node["sealed"]:
         yield f"{first}{node['key']}  not here; what was made from it is whole without it"
         return
-    facts = [size_text(node["bytes"]), *([f"{node['rows']} rows"] if node["rows"] is not None else [])]
+    about = "" if node["bytes_are"] == "counted" else "about "
+    facts = [about + size_text(node["bytes"]), *([f"{node['rows']} rows"] if node["rows"] is not None else [])]
     facts += [f"{name} {str(value)[:12]}" for name, value in node["settings"].items()]
     if node["weights"]:
         facts.append(f"weights {str(node['weights'])[:12]}")

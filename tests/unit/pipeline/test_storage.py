@@ -65,6 +65,12 @@ def test_the_tree_goes_from_a_student_down_to_the_embeddings(made):
     assert embeddings["made"]["libraries"]["numpy"]
 
 
+def test_a_size_that_is_reckoned_is_said_to_be():
+    node = {"key": "a/b", "sealed": True, "bytes": 8 * 10**12, "rows": 10**9, "settings": {}, "weights": None}
+    node |= {"made": None, "inputs": [], "bytes_are": "reckoned by shapes"}
+    assert storage_text.info_text({"tree": node}).startswith("a/b  about 8000.00 GB, 1000000000 rows\n")
+
+
 def test_its_text_shows_who_made_what_and_what_is_no_longer_here(made, copied):
     key = student(copied)
     whitened = next(node for node in storage.info(copied, key)["tree"]["inputs"] if node["key"].startswith("whitened/"))
@@ -198,3 +204,32 @@ def test_other_files_beside_receipts_stop_nothing(copied):
     assert CliRunner().invoke(cli, ["store", "ls", "--store", copied.store_url]).exit_code == 0
     assert len(list(copied.store().finished_shards(key))) == copied.store().get(key).shard_count
     assert len(list(copied.store().finished_shards(key, ends=True))) == 1  # the first is the last
+
+
+def test_a_row_is_told_by_its_number_and_by_its_image(made):
+    artifact = next(made.store().get(e.key) for e in made.store().entries("whitened"))
+    ids, vectors = artifact.read("ids"), artifact.read("vectors")
+    found = storage.info(made, str(artifact.key), row=3)
+    assert (found["bytes"], found["bytes_are"]) == (artifact.size, "counted")
+    row = found["row"]
+    assert (row["number"], row["shard"], row["ids"], row["valid"]) == (3, 0, ids[3], True)
+    assert row["vectors"] == vectors[3].tolist()
+    assert storage.info(made, str(artifact.key), image=ids[3])["row"] == row
+    lines = storage_text.info_text(found).splitlines()
+    assert f'ids "{ids[3]}"' in lines
+    assert "shard 0" in lines
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "told"),
+    [
+        ("whitened/", ["--row", "24"], "has the rows 0 to 23, not 24"),
+        ("whitened/", ["--image", "nobody"], "has no image 'nobody'"),
+        ("students/", ["--row", "0"], "has no rows; those of images, embeddings, "),
+    ],
+)
+def test_a_row_that_is_not_there_is_one_sentence(made, key, options, told):
+    found = next(e.key for e in made.store().entries(key.rstrip("/")))
+    done = CliRunner().invoke(cli, ["store", "info", str(found), *options, "--store", made.store_url])
+    assert done.exit_code == 1
+    assert told in done.stderr

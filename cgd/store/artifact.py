@@ -116,7 +116,7 @@ class Artifact:
 
     def _find(self, image: str, shard: int) -> int | None:
         data = self.raw(layout.shard_path("ids", shard, 1))
-        if image.encode() not in data:  # nothing is compressed; making strings of all ids takes ten times as long
+        if image.encode() not in data:  # nothing is compressed, and making strings takes far longer
             return None
         ids = shards.decode(self._metadata["ids"], shard, data)
         return next((shard * self.shard_rows + place for place, each in enumerate(ids) if each == image), None)

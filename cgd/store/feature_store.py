@@ -170,10 +170,15 @@ class FeatureStore:
         """
         from cgd.store.artifact import read_finished
 
-        files = self._holder(key) or self.files
-        numbers = receipt_numbers(files, key)
+        holder = self._holder(key)
+        files = holder or self.files
+        # a listing of a long artifact's receipts takes hundreds of requests
+        numbers = [0, shard_count(files, key) - 1] if holder and ends else receipt_numbers(files, key)
         for number in sorted({numbers[0], numbers[-1]}) if ends and numbers else numbers:
-            receipt = read_receipt(files, key, number)
+            try:
+                receipt = read_receipt(files, key, number)
+            except FileNotFoundError:
+                continue
             yield range(*receipt.rows), partial(read_finished, files, key, receipt)
 
     def provenance(self, key: Key) -> list[dict[str, Any]]:

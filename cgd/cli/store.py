@@ -35,7 +35,7 @@ def store_ls(**o: Any) -> None:
 
 @store_group.command("info")
 @click.argument("key")
-@click.option("--row", type=click.IntRange(0), metavar="N", help="Also what stands in row N, counted from 0.")
+@click.option("--at", "row", type=click.IntRange(0), metavar="N", help="Also what stands in row N, counted from 0.")
 @click.option("--image", metavar="ID", help="Also the row of this image; all ids before it are read.")
 @options()
 def store_info(**o: Any) -> None:
@@ -43,7 +43,7 @@ def store_info(**o: Any) -> None:
 
     \b
     cgd store info whitening/photos
-    cgd store info embeddings/photos.gem.fixed --row 123
+    cgd store info embeddings/photos.gem.fixed --at 123
     """
     from cgd.pipeline import storage, storage_text
 

@@ -223,9 +223,9 @@ def test_a_row_is_told_by_its_number_and_by_its_image(made):
 @pytest.mark.parametrize(
     ("key", "options", "told"),
     [
-        ("whitened/", ["--row", "24"], "has the rows 0 to 23, not 24"),
+        ("whitened/", ["--at", "24"], "has the rows 0 to 23, not 24"),
         ("whitened/", ["--image", "nobody"], "has no image 'nobody'"),
-        ("students/", ["--row", "0"], "has no rows; those of images, embeddings, "),
+        ("students/", ["--at", "0"], "has no rows; those of images, embeddings, "),
     ],
 )
 def test_a_row_that_is_not_there_is_one_sentence(made, key, options, told):

@@ -15,6 +15,7 @@ from servers import web_server
 
 from cgd.errors import DamageError, StoreError
 from cgd.store import catalog, layout
+from cgd.store.copying import copy
 from cgd.store.feature_store import FeatureStore
 from cgd.store.files import LocalFiles
 from cgd.store.repair import remove_artifact, repair
@@ -22,10 +23,8 @@ from cgd.store.seals import page_path, read_seal, receipt_numbers, seal_path, sh
 from cgd.store.upgrade import upgrade
 from tests.unit.store.second_reader import Artifact as SecondArtifact
 from tests.unit.store.test_copying import (  # noqa: F401
-    bucket,
     source,
     test_a_copy_that_is_cut_off_goes_on,
-    test_up_and_down_again_every_byte_is_the_sources,
     test_what_another_gpu_began_there_is_completed,
 )
 from tests.unit.store.test_repair import (  # noqa: F401
@@ -240,6 +239,18 @@ def test_shards_of_what_is_sealed_are_counted_without_a_listing(root, key):
     assert [entry.shards_done for entry in FeatureStore.open(root).entries()] == [5]
     (root / str(key) / "zarr.json").write_bytes(b"{}")
     assert shard_count(files, key) == 0
+
+
+def test_pages_are_written_and_copied_up_and_down(root, key, tmp_path, tree):
+    """To where many files are read at once, and back."""
+    url = f"memory://{tmp_path.name}/s"
+    for here, there in ((root, url), (url, tmp_path / "down")):
+        have = FeatureStore.open(here)
+        assert copy(have, FeatureStore.open(there, write=True), have.entries()).copied == [str(key)]
+    assert problems(url) == []
+    down = tree(tmp_path / "down")
+    del down[catalog.PATH]
+    assert down == tree(root)
 
 
 def test_a_web_server_gives_pages(root, key, embeddings):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
+from sys import getsizeof
 from typing import Literal
 
 from cgd.errors import InputError
@@ -16,6 +18,7 @@ from cgd.store.layout import Footprint
 Known = Literal["given", "measured", "derived"]
 CANARIES = {"fixed": 4, "crop": 2}  # drawn images of a kind of view that every machine embeds first
 EIGEN = 20  # operations of an eigendecomposition, over the cube of the dimensions
+STRING, REFERENCE = getsizeof(""), 8  # bytes of an empty string, and of a place in a tuple
 TARGET_BYTES = 8  # of a pair of images in a batch: two matrices of cosines in single precision
 
 
@@ -48,13 +51,13 @@ class Rates:
 
     `train` images go through a step of the student, loading included; `load` images are read, decoded and cut for all
     teachers by a process's threads; `read` bytes of image files come from the disk or the network, for all processes
-    together, if that is known. `fetch` bytes are read from the store and checked, `write` bytes are written to it, in
+    together; both may be unknown. `fetch` bytes are read from the store and checked, `write` bytes are written, in
     at most `files` files; `flops` are operations in double precision. `waiting` is what the networks' waiting for
     images was measured to let through; otherwise images are loaded while the networks are at work.
     """
 
     train: Rate
-    load: Rate
+    load: Rate | None
     read: Rate | None
     fetch: Rate
     write: Rate
@@ -68,8 +71,9 @@ class Work:
     """What is to be done, and by how many.
 
     `text` has the bytes of the strings of an image list: `ids`, `paths`, `labels`, … . Whitening keeps `dim`
-    dimensions, 0 for all. `pairs` are those of an epoch, 0 for one of each image. `scaling` is the share of G devices'
-    speed that is left when they train together, `price` that of one of them for an hour.
+    dimensions, 0 for all, and is fitted on `samples` rows of each kind of view, 0 for all. `pairs` are those of an
+    epoch, 0 for one of each image. `scaling` is the share of G devices' speed that is left when they train together,
+    `price` that of one of them for an hour.
     """
 
     images: int
@@ -79,6 +83,7 @@ class Work:
     gpus: int = 1
     processes: int = 1
     dim: int = 512
+    samples: int = 0
     epochs: int = 200
     pairs: int = 0
     batch_pairs: int = 256
@@ -102,6 +107,12 @@ class Work:
         for name, low in {**least, "distractors": 0, "queries": 1, "image_bytes": 0}.items():
             if getattr(self, name) < low:
                 raise InputError(f"a plan has {name} of at least {low}, got {getattr(self, name)}.")
+
+    @property
+    def list_bytes(self) -> int:
+        """Memory of the image list, which every process holds whole: strings, in steps of 16 bytes, and references."""
+        lengths = [size / self.images for name, size in self.text.items() if name != "boxes"]
+        return round(self.images * sum(16 * ceil((STRING + length) / 16) + REFERENCE for length in lengths))
 
     def kept(self, teacher: str, dim: int) -> int:
         """How many of its `dim` dimensions a teacher's whitened vectors keep."""
@@ -284,8 +295,8 @@ def _extraction(work: Work, teachers: Sequence[Network], rates: Rates) -> list[S
     network = full.seconds + crops.seconds
     if rates.waiting is not None:
         wait.add(work.images, rates.waiting)
-    elif (late := work.images / rates.load.value - network) > 0:  # images are decoded while the networks are at work
-        wait.add(late * rates.load.value, rates.load)
+    else:
+        _load(wait, work.images, network, rates)
     of_full = _sum(embeddings_of(work.images, t, crop=False, wanted=cut, ids=ids) for t in teachers)
     of_crops = _sum(
         embeddings_of(work.images, t, crop=True, wanted=cut, ids=ids) for t in teachers for _ in range(work.views)
@@ -303,6 +314,12 @@ def _extraction(work: Work, teachers: Sequence[Network], rates: Rates) -> list[S
     return [*found, _stage(work, "teachers: waiting", "gpu", work.images, wait, NOTHING, walls[2])]
 
 
+def _load(clock: _Clock, images: int, network: float, rates: Rates) -> None:
+    """Seconds of loading that are not hidden behind `network` seconds, in which images are loaded, too."""
+    if rates.load and (late := images / rates.load.value - network) > 0:
+        clock.add(late * rates.load.value, rates.load)
+
+
 def _reading(work: Work, images: int, rates: Rates) -> float:
     """Seconds in which one disk or network gives all image files, whoever asks for them."""
     return images * work.image_bytes / rates.read.value if rates.read else 0.0
@@ -316,9 +333,11 @@ def _whitening(work: Work, teachers: Sequence[Network], rates: Rates) -> list[St
     for teacher in teachers:
         dim = work.kept(teacher.name, teacher.dim)
         fit.add(kinds * EIGEN * teacher.dim**3, rates.flops)
+        for rows in (work.images, work.images * work.views):
+            fit.add(2 * min(rows, work.samples or rows) * teacher.dim**2, rates.flops)
         for crop in [False, *[True] * work.views]:
             raw = work.images * (1 if crop else teacher.scales) * teacher.dim
-            fit.add(4 * raw, rates.fetch).add(work.images * 2 * teacher.dim**2, rates.flops)
+            fit.add(4 * raw, rates.fetch)  # all of it, whoever is drawn
             made.append(whitened_of(work.images, dim, crop=crop, wanted=cut, ids=ids))
             apply.add(4 * raw, rates.fetch).add(2 * raw * dim, rates.flops).write(made[-1], rates)
         whitening = {"mean": (teacher.dim,), "projection": (dim, teacher.dim), "eigenvalues": (teacher.dim,)}
@@ -369,8 +388,7 @@ def _scoring(work: Work, teachers: Sequence[Network], student: Network, rates: R
         clock = _Clock()
         for network in group:
             clock.add(count, network.full)
-        if (late := count / rates.load.value - clock.seconds) > 0:
-            clock.add(late * rates.load.value, rates.load)
+        _load(clock, count, clock.seconds, rates)
         left = _sum(embeddings_of(count, n, crop=False, wanted=cut, ids=ids) for n in group)
         clock.write(left, rates)
         wall = max(spread(clock.seconds, shards, work.gpus), _reading(work, count, rates))

@@ -95,6 +95,7 @@ def work_of(recipe: Recipe, images: ImageList | None, count: int | None, **setti
         views=recipe.extract.views,
         text={name: round(size * number) for name, size in of_one.items()},
         dim=recipe.whiten.dim if recipe.whiten.kind == "pca" else 0,
+        samples=recipe.whiten.samples,
         epochs=recipe.distill.epochs,
         batch_pairs=recipe.distill.batch_pairs,
         **{name: value for name, value in settings.items() if value is not None},
@@ -137,6 +138,8 @@ def plan(
     """
     if not recipe.extract.teachers:
         raise InputError("no teacher is named: give --teachers NAME[,NAME…], e.g. --teachers gem.")
+    if len(set(recipe.extract.teachers)) < len(recipe.extract.teachers):
+        raise InputError(f"a teacher is named twice: {', '.join(recipe.extract.teachers)}.")
     with ExitStack() as stack:
         bench = _Bench(session, recipe, work, given, size, seconds, images, stack)
         teachers, waiting = bench.teachers()
@@ -180,7 +183,8 @@ class _Bench:
                 encoders, self._sample(), self.recipe.extract, self.session.compute(), self.seconds
             )
             full |= {n: Rate(rate, "measured") for n, rate in zip(measured, found.full, strict=True)}
-            crops |= {n: Rate(rate, "measured") for n, rate in zip(measured, found.crops, strict=True)}
+            if self.work.views:
+                crops |= {n: Rate(rate, "measured") for n, rate in zip(measured, found.crops, strict=True)}
             if len(measured) == len(names):
                 waiting = Rate(1 / max(found.waiting, 1e-9), "measured")
         networks = []
@@ -220,7 +224,7 @@ class _Bench:
         here = self._store() if None in (given.store, given.file, given.flop) else None
         return Rates(
             train=train,
-            load=_known(given.load, None if given.load else self._loading()),
+            load=self._load(waiting),
             read=self._read(),
             fetch=_known(given.store, here.fetch if here else None),
             write=_known(given.store, here.write if here else None),
@@ -240,6 +244,12 @@ class _Bench:
         spec = Spec.parse(text)
         options = {name: value for name, value in spec.options.items() if name != DIGEST}
         return teacher(dataclasses.replace(spec, options={**options, "weights": RANDOM}).typed, None).build()
+
+    def _load(self, waiting: Rate | None) -> Rate | None:
+        """Needed where it is not known otherwise how long networks wait."""
+        if self.given.load is None and waiting and not self.work.distractors:
+            return None
+        return _known(self.given.load, None if self.given.load else self._loading())
 
     def _loading(self) -> float:
         from cgd.stages.measure import measure_loading

@@ -24,6 +24,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
     return {
         **asdict(plan.work),
+        "list_bytes": plan.work.list_bytes,
         "teachers": [asdict(teacher) for teacher in plan.teachers],
         "student": asdict(plan.student),
         "rates": asdict(plan.rates),
@@ -79,7 +80,7 @@ def _stages(r: Result) -> str:
             s["on"],
             f"{s['rows']:,}",
             "-" if s["rows_per_second"] is None else _number(s["rows_per_second"]),
-            s["rate_from"],
+            "" if s["rows_per_second"] is None else s["rate_from"],
             _hours(s["hours"]),
             _hours(s["wall_hours"]),
             *_left(s),
@@ -115,9 +116,12 @@ def _assumptions(r: Result) -> list[str]:
     rates, gpus, cpus = r["rates"], r["gpus"], r["processes"]
     read = f"read at {_mega(rates['read'])} by all" if rates["read"] else "read at a rate that is not known"
     together = "" if gpus == 1 else f", {gpus} devices at {100 * r['scaling']:g} % of {gpus} times that (assumed)"
+    load = (
+        f"; {_told(rates['load'])} a second decoded and cut by a process's threads, meanwhile" if rates["load"] else ""
+    )
     lines = [
-        f"images: {r['image_bytes'] / 1e3:,.0f} kB each, {read}; {_told(rates['load'])} a second decoded and cut by a "
-        "process's threads, meanwhile",
+        f"images: {r['image_bytes'] / 1e3:,.0f} kB each, {read}{load}",
+        f"memory: the list of images takes {r['list_bytes'] / 1e9:,.2f} GB in every process",
         f"store: a process reads and checks {_mega(rates['fetch'])}, writes {_mega(rates['write'])} and "
         f"{_told(rates['files'])} files a second",
         f"whitening and scoring: {_told(rates['flops'], 1e9)} GFLOP/s a process",

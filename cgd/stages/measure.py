@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cgd.config import ExtractConfig
 from cgd.data.views import FIXED, crop_name
+from cgd.errors import InputError
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder
 from cgd.progress import progress
@@ -19,12 +20,12 @@ from cgd.stages.embed import Look, Meter, Tally, embed_rows
 from cgd.types import ImageList, InputSpec
 
 MOST_IMAGES = 256
-STEP_IMAGES = 16
+STEP_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Images a second of each encoder, full and as crops, and the seconds for which all of them wait for an image."""
+    """Images a second of each encoder, full and as crops if there are any, and the seconds that one is waited for."""
 
     full: tuple[float, ...]
     crops: tuple[float, ...]
@@ -37,20 +38,28 @@ def measure_encoders(
     """Embed some `images` spread over the list as an extraction does, for about `seconds` after a warm-up."""
     placed = [e.to(compute.device, memory_format=torch.channels_last).eval() for e in encoders]  # type: ignore[call-overload]
     _embed(placed, images, [0], config, compute)  # libraries load and choose their kernels
-    one = max(_embed(placed, images, [0], config, compute), 1e-6)
-    count = int(min(max(seconds / one, 1), MOST_IMAGES, len(images)))
-    rows = np.unique(np.linspace(0, len(images) - 1, count).astype(int)).tolist()
-    taken, tallies = 0.0, [(Tally(), Tally()) for _ in placed]
-    rounds = max(1, round(seconds / (one * len(rows))))
-    with progress(rounds * len(rows), "measuring") as bar:
-        for _ in range(rounds):
-            taken += _embed(placed, images, rows, config, compute, tallies, bar)
+    tallies, rows, rounds = _tallies(placed), [0], 1
+    taken = _embed(placed, images, rows, config, compute, tallies)
+    if taken < seconds:  # otherwise one image has to do
+        count = int(min(seconds / taken, MOST_IMAGES, len(images)))
+        rows = np.unique(np.linspace(0, len(images) - 1, count).astype(int)).tolist()
+        rounds, tallies = max(1, round(seconds / (taken * len(rows)))), _tallies(placed)
+        with progress(rounds * len(rows), "measuring") as bar:
+            passes = [_embed(placed, images, rows, config, compute, tallies, bar) for _ in range(rounds)]
+        taken = sum(passes)
+    if not all(full.embedded for full, _ in tallies):
+        raise InputError(f"none of the {len(rows)} images of {images.title} that were tried can be decoded.")
     inside = sum(full.seconds + crops.seconds for full, crops in tallies)
     return Measured(
         tuple(full.embedded / full.seconds for full, _ in tallies),
-        tuple(crops.embedded / crops.seconds if crops.embedded else float("inf") for _, crops in tallies),
+        tuple(crops.embedded / crops.seconds for _, crops in tallies if crops.embedded),
         max(0.0, taken - inside) / (rounds * len(rows)),
     )
+
+
+def _tallies(encoders: Sequence[Encoder]) -> list[tuple[Tally, Tally]]:
+    """Of full images and of crops."""
+    return [(Tally(), Tally()) for _ in encoders]
 
 
 def _embed(
@@ -63,7 +72,7 @@ def _embed(
     bar: object = None,
 ) -> float:
     """Seconds in which every encoder looks at `rows` under every view."""
-    tallies = tallies or [(Tally(), Tally()) for _ in encoders]
+    tallies = tallies or _tallies(encoders)
     looks = []
     for encoder, (full, crops) in zip(encoders, tallies, strict=True):
         looks.append(Look(encoder, FIXED, full))
@@ -91,7 +100,7 @@ def measure_loading(
     blind = [Encoder("blind", _Blind(1), spec, 1) for spec in specs]
     here = Compute(torch.device("cpu"), compute.workers, compute.batch_size)
     measured = measure_encoders(blind, images, config, here, seconds)
-    looks = sum(1 / full + config.views / crops for full, crops in zip(measured.full, measured.crops, strict=True))
+    looks = sum(1 / full for full in measured.full) + sum(config.views / crops for crops in measured.crops)
     return 1 / (measured.waiting + looks)
 
 

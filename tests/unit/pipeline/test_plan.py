@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +18,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from cgd.cli import cli
+from cgd.config import Recipe
 from cgd.data.images import read_image
 from cgd.data.transforms import full_pixels
 from cgd.errors import InputError
@@ -35,7 +39,7 @@ from cgd.pipeline.plan import (
 from cgd.pipeline.recipe import build_recipe
 from cgd.stages import canaries, select
 from cgd.store import layout
-from cgd.types import InputSpec
+from cgd.types import ImageList, InputSpec
 
 GLDV2 = 1_580_470
 SIZES = {"str": 4, "float32": 4, "float16": 2, "bool": 1, "uint8": 1}
@@ -100,8 +104,11 @@ def test_sizes_are_those_of_a_loop_over_shards(images: int, crop: bool) -> None:
     assert found.files == shards * (len(shapes) + 1) + len(shapes) + 2 + layout.seal_pages(shards)
 
 
-def test_what_is_planned_is_what_a_run_leaves(session: steps.Session, drawn: Path) -> None:
+def test_what_is_planned_is_what_a_run_leaves(
+    session: steps.Session, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every artifact of an extraction and a whitening, its shards, files and bytes."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # most of the time, where others use the disk
     recipe = build_recipe(
         {
             "extract": {"teachers": ["mobilenet-v1?width=0.25&size=32&weights=random"], "views": 1, "crop_size": 32},
@@ -153,6 +160,9 @@ def test_hours_are_products_of_the_rates() -> None:
     reading = 4 * GLDV2 * (3 * 2048 + 3 * 512 + 4 * (2048 + 512)) / 4e8
     products = 5 * GLDV2 * 2 * (2048**2 + 512**2) / 1e11 + 2 * 20 * (2048**3 + 512**3) / 1e11
     assert fit.seconds == pytest.approx(reading + products)
+    drawn = stages(replace(WORK, samples=1000))["fit whitening"]
+    fewer = 2 * 1000 * 2 * (2048**2 + 512**2) / 1e11 + 2 * 20 * (2048**3 + 512**3) / 1e11
+    assert drawn.seconds == pytest.approx(reading + fewer)
     train = found["train a student"]
     assert train.seconds == pytest.approx(200 * 81_313 * 2 / 2000)
     assert train.wall == pytest.approx(train.seconds / (8 * 0.9))
@@ -204,6 +214,13 @@ def test_distractors_are_embedded_made_to_descriptors_and_searched() -> None:
     assert found["score"].seconds == pytest.approx(3 * (one.bytes / 4e8 + 2 * count * 512 * 70 / 1e11))
 
 
+def test_the_list_of_images_takes_the_memory_of_its_strings() -> None:
+    ids = tuple(f"{n:016x}" for n in range(5000))
+    images = ImageList("made", None, ids, tuple(f"train/a/b/c/{i}.jpg" for i in ids))
+    taken = sum(16 * ceil(sys.getsizeof(text) / 16) + 8 for text in (*images.ids, *images.paths))
+    assert plan_rates.work_of(Recipe(), images, None).list_bytes == taken
+
+
 @pytest.mark.parametrize(("spec", "size"), [
     (InputSpec(100, "longest"), (160, 120)), (InputSpec(100, "longest"), (80, 60)),
     (InputSpec(64, "square"), (160, 120)), (InputSpec(64, "shortest", centre_crop=48), (160, 120)),
@@ -241,12 +258,26 @@ def test_rates_are_named_by_teacher_or_for_all() -> None:
 
 # ---------------------------------------------------------------- the command
 
+PAGE = Path(__file__).resolve().parents[3] / "docs/scale.md"
+SHOWN = re.findall(r"^```text\n\$ cgd (plan (?:.*\\\n)*.*)\n((?:.*\n)*?)```", PAGE.read_text(), re.MULTILINE)
+
 GIVEN = ["--rate", "300", "--train-rate", "1500", "--load-rate", "200", "--read-rate", "1e9", "--store-rate", "4e8",
          "--file-rate", "200", "--flop-rate", "1e11"]  # fmt: skip
 
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(cli, ["plan", *arguments])
+
+
+@pytest.mark.parametrize(("command", "shown"), SHOWN)
+def test_the_plans_in_the_documents_are_what_the_command_prints(command: str, shown: str) -> None:
+    done = run(*shlex.split(command.replace("\\\n", " "))[1:])
+    assert done.exit_code == 0, done.stderr
+    assert [line.rstrip() for line in done.stdout.splitlines()] == [line.rstrip() for line in shown.splitlines()]
+
+
+def test_plans_are_shown() -> None:
+    assert len(SHOWN) >= 3
 
 
 def test_where_everything_is_given_nothing_is_measured_and_torch_is_not_loaded() -> None:
@@ -282,6 +313,30 @@ def test_what_is_not_given_is_measured_on_the_images_at_hand(
     )
 
 
+def test_without_crops_and_without_images_drawn_ones_are_measured_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--train-rate", "9", "--store-rate", "1e8", "--file-rate", "9", "--flop-rate", "1e9"]
+    done = run("--images", "50", "--teachers", "mobilenet-v1?width=0.25&size=32", "--size", "80", "60",
+               "--seconds", "0.05", "--dim", "8", *given, "--json")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout, parse_constant=pytest.fail)  # neither NaN nor infinity
+    assert [s["stage"] for s in found["stages"]][:2] == ["teachers: full images", "teachers: waiting"]
+    assert found["rates"]["read"] is None  # of drawn images it would say nothing
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_cannot_be_decoded_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/one.jpg").write_bytes(b"no picture")
+    done = run("--dataset", "folder:photos", "--teachers", "mobilenet-v1?width=0.25&size=32", "--dim", "1",
+               "--seconds", "0.1")  # fmt: skip
+    assert done.exit_code == 1
+    assert "can be decoded" in done.stderr
+
+
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (["--teachers", "gmm"], "unknown teacher 'gmm': did you mean gem"),
     (["--teachers", "gem", "--rate", "delg=3"], "--rate delg=3: unknown teacher 'delg'"),
@@ -290,6 +345,7 @@ def test_what_is_not_given_is_measured_on_the_images_at_hand(
     (["--teachers", "gem", "--rate", "gem=fast"], "--rate gem=fast: expected TEACHER=NUMBER"),
     (["--teachers", "delg", "--dim", "1000", *GIVEN], "delg has 512 dimensions"),
     ([], "no teacher is named"),
+    (["--teachers", "gem,gem"], "a teacher is named twice"),
 ])  # fmt: skip
 def test_what_makes_no_plan_is_told_in_a_sentence(arguments: list[str], sentence: str) -> None:
     done = run("--images", "1000", *arguments)

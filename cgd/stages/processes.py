@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from cgd import launch
 from cgd.errors import CgdError, ElsewhereError, InputError
+from cgd.stages.meeting import meeting_place
 
 PATIENCE = timedelta(hours=12)  # the first may build targets for long, and a machine may read a long list of images
 STEP_PATIENCE = timedelta(minutes=15)  # to meet, and for what all do at one time; a machine that vanished is silent
@@ -159,7 +160,9 @@ def joined() -> Iterator[Processes]:
         return
     _end_with_parent()
     try:
-        dist.init_process_group(_backends(), timeout=STEP_PATIENCE)
+        rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store = meeting_place(rank, count, STEP_PATIENCE)
+        dist.init_process_group(_backends(), store=store, rank=rank, world_size=count, timeout=STEP_PATIENCE)
         patient: Any = dist.new_group(timeout=PATIENCE, backend="gloo")
     except (RuntimeError, ValueError) as error:
         raise InputError(
@@ -167,7 +170,7 @@ def joined() -> Iterator[Processes]:
             "command, and reach the others by the network interface that GLOO_SOCKET_IFNAME names."
         ) from error
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), patient)
+        yield Processes(rank, count, patient)
     except CgdError:
         raise
     except RuntimeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,17 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import CPU, accepted
 
 from cgd.store.feature_store import FeatureStore
 
 STUDENT = "mobilenet-v1?width=0.25&dim=8&size=64"
-SETTINGS = (
-    "distill.positives=image",
-    "distill.batch_norm=freeze",
-    "distill.image_size=64",
-    "distill.learning_rate=1e-5",
-)
+SETTINGS = ("positives=image", "batch_norm=freeze", "image_size=64", "learning_rate=1e-5")
 ARGUMENTS = (
     "distill", "--dataset", "lm@train", "--student", STUDENT, "--batch-pairs", "4", "--epochs", "2", "--out", "student",
     *CPU, *(word for setting in SETTINGS for word in ("--set", f"distill.{setting}")),
@@ -114,3 +111,70 @@ def test_a_killed_process_is_started_again_and_the_curve_is_the_same(
     assert "continuing after epoch 1 of 2 and 2 steps of the next one" in told(folders)[0]
     assert student(folders[0]) == student(together[0])
     assert student(folders[1]) == student(together[0])
+
+
+def test_the_first_process_may_be_another_one_that_has_no_state(
+    hosts: Hosts, folders: list[Path], together: list[Path]
+) -> None:
+    """Both end where one dies; when they are started again the other is the first, and its folder is empty."""
+    assert hosts(folders, {}, {"die_at": STEPS + 2}) == [1, 1]
+    said = told(folders)
+    assert "another process of this training ended or cannot be reached; its machine says why." in said[0]
+    assert "Traceback" not in said[0]
+    assert [(folder / "student/training.pt").is_file() for folder in folders] == [True, False]
+    assert hosts(folders, {"order": 1}, {"order": 0}) == [0, 0], told(folders)
+    assert "the newest state of this training is that of rank 1 on one" in told(folders)[1]
+    assert "continuing after epoch 1 of 2 and 2 steps" in told(folders)[1]
+    assert student(folders[0]) == student(folders[1]) == student(together[0])
+
+
+def no_store(folder: Path) -> None:
+    shutil.rmtree(folder / "features.zarr")
+
+
+def elsewhere(folder: Path) -> None:
+    (folder / ".cgd/roots.yaml").unlink()
+
+
+def no_images(folder: Path) -> None:
+    """The list is here, what it lists is not."""
+    path = folder / ".cgd/roots.yaml"
+    manifest = re.search(r"manifest:(.*)", path.read_text())
+    assert manifest
+    shutil.copy(manifest[1], folder / "manifest.csv")
+    path.write_text(path.read_text().replace(manifest[1], f"{folder}/manifest.csv"))
+
+
+def another_state(folder: Path) -> None:
+    (folder / "student").mkdir()
+    state = {"student": "students/another-0123456789abcdef", "processes": 3, "lines": [], "begun": {}}
+    torch.save(state, folder / "student/training.pt")
+
+
+@pytest.mark.parametrize(
+    ("harm", "arguments", "message"),
+    [
+        (no_store, (), "there is no feature store at features.zarr"),
+        (elsewhere, (), "unknown data set 'lm': known: none"),
+        (no_images, (), "is missing below"),
+        (another_state, (), "holds the unfinished training of students/another-0123456789abcdef"),
+        (
+            None,
+            ("--set", "distill.seed=1"),
+            "it would not train what rank 0 on one trains: other distill.seed (1, there 0)",
+        ),
+        (None, ("--device", "tpu"), "cannot use the device 'tpu'"),
+    ],
+)
+def test_what_is_wrong_on_one_machine_is_said_on_both_before_the_training(
+    hosts: Hosts, folders: list[Path], harm: Callable[[Path], None] | None, arguments: tuple[str, ...], message: str
+) -> None:
+    if harm:
+        harm(folders[1])
+    assert hosts(folders, {}, {"arguments": [*ARGUMENTS, *arguments]}) == [1, 1]
+    for text in told(folders):
+        (line,) = (line for line in text.splitlines() if line.startswith("error: "))
+        assert line.startswith("error: rank 1 on two: ")
+        assert message in line
+        assert line.endswith((".", "?"))
+    assert not (folders[0] / "student").exists()

@@ -95,7 +95,7 @@ def distill(job: Distillation, processes: Processes = Processes()) -> DistillRep
         log.info("%s is trained already", identity.key)
     else:
         with processes.all_ready():
-            training.pixels.check()
+            training.pixels.check(np.flatnonzero(trained_rows(plan)))
         trained = training.run()
     with processes.first_goes_ahead():
         if processes.first:
@@ -136,6 +136,8 @@ def _put(job: Distillation, checkpoint: Checkpoint, blobs: Mapping[str, bytes]) 
 
 def _agree(job: Distillation, identity: Identity, processes: Processes) -> None:
     """Refuse processes that would not train one and the same student by the same code."""
+    if processes.count == 1:
+        return
     own = {
         **{f"distill.{name}": value for name, value in identity.settings.items()},
         "teachers' vectors": identity.inputs,

@@ -120,7 +120,7 @@ def test_the_first_process_may_be_another_one_that_has_no_state(
     assert hosts(folders, {}, {"die_at": STEPS + 2}) == [1, 1]
     said = told(folders)
     assert "another process of this training ended or cannot be reached; its machine says why." in said[0]
-    assert "Traceback" not in said[0]
+    assert not any(line.startswith("Traceback") for line in said[0].splitlines())  # torchrun's own are behind a time
     assert [(folder / "student/training.pt").is_file() for folder in folders] == [True, False]
     assert hosts(folders, {"order": 1}, {"order": 0}) == [0, 0], told(folders)
     assert "the newest state of this training is that of rank 1 on one" in told(folders)[1]
@@ -157,7 +157,7 @@ def another_state(folder: Path) -> None:
         (no_store, (), "there is no feature store at features.zarr"),
         (elsewhere, (), "unknown data set 'lm': known: none"),
         (no_images, (), "is missing below"),
-        (another_state, (), "holds the unfinished training of students/another-0123456789abcdef"),
+        (another_state, (), "with its own settings and with 3 processes (now there are 2, and their number is part of"),
         (
             None,
             ("--set", "distill.seed=1"),

@@ -9,6 +9,7 @@ together    those of both hosts, and the largest relative difference
 killed      a process killed by SIGKILL in the midst: seconds until the training goes on, and whether the curve, byte
             for byte, is that of `together`
 agent       one torchrun killed by SIGKILL and started again: the same
+fewer       one torchrun killed by SIGKILL for good, both with --nnodes 1:2: the other goes on alone
 unplugged   a host's cable pulled for good: seconds until every process has ended, by SIGKILL of the agents' group if
             that takes longer than --patience seconds
 """
@@ -32,10 +33,11 @@ from typing import Any
 from cgd.data.synthetic import draw_landmarks
 
 HOSTS = ("host-one", "host-two")
+SPACES = tuple(f"cgd-{os.getpid()}-{name}" for name in HOSTS)  # namespaces, which other programs have, too
 ADDRESSES = ("10.99.0.1", "10.99.0.2")
 TEACHER = "mobilenet-v1?width=0.25&size=64&weights=random"
 STUDENT = "mobilenet-v1?width=0.25&dim=8&size=64"
-CASES = ("together", "killed", "agent", "unplugged")
+CASES = ("together", "killed", "agent", "fewer", "unplugged")
 PORT = 29400
 BIN = Path(sys.executable).parent
 
@@ -51,18 +53,18 @@ def sh(*words: str) -> None:
 @contextlib.contextmanager
 def network() -> Iterator[None]:
     """Two namespaces and a cable between them; nothing in them reaches anything else."""
-    for host in HOSTS:
-        sh("ip", "netns", "add", host)
+    for space in SPACES:
+        sh("ip", "netns", "add", space)
     try:
-        sh("ip", "link", "add", "cgd0", "netns", HOSTS[0], "type", "veth", "peer", "cgd0", "netns", HOSTS[1])
-        for host, address in zip(HOSTS, ADDRESSES, strict=True):
-            sh("ip", "-n", host, "address", "add", f"{address}/24", "dev", "cgd0")
-            sh("ip", "-n", host, "link", "set", "cgd0", "up")
-            sh("ip", "-n", host, "link", "set", "lo", "up")
+        sh("ip", "link", "add", "cgd0", "netns", SPACES[0], "type", "veth", "peer", "cgd0", "netns", SPACES[1])
+        for space, address in zip(SPACES, ADDRESSES, strict=True):
+            sh("ip", "-n", space, "address", "add", f"{address}/24", "dev", "cgd0")
+            sh("ip", "-n", space, "link", "set", "cgd0", "up")
+            sh("ip", "-n", space, "link", "set", "lo", "up")
         yield
     finally:
-        for host in HOSTS:
-            sh("ip", "netns", "delete", host)
+        for space in SPACES:
+            sh("ip", "netns", "delete", space)
 
 
 def cgd(folder: Path, *words: str) -> None:
@@ -90,8 +92,8 @@ def prepare(folder: Path) -> None:
 class Host:
     """A namespace with its folder, in which torchrun is started, perhaps again."""
 
-    def __init__(self, number: int, folder: Path, epochs: int) -> None:
-        self.number, self.folder, self.epochs = number, folder, epochs
+    def __init__(self, number: int, folder: Path, epochs: int, nodes: str) -> None:
+        self.number, self.folder, self.epochs, self.nodes = number, folder, epochs, nodes
         self.log = folder / "log"
         self.start()
 
@@ -102,8 +104,18 @@ class Host:
         )
         inside = f'mount --bind {names} /etc/hosts; hostname {HOSTS[self.number]}; exec "$@"'
         command = [
-            *("ip", "netns", "exec", HOSTS[self.number], "unshare", "--uts", "--mount", "sh", "-c", inside, "sh"),
-            *(str(BIN / "torchrun"), "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-id", "1"),
+            *("ip", "netns", "exec", SPACES[self.number], "unshare", "--uts", "--mount", "sh", "-c", inside, "sh"),
+            *(
+                str(BIN / "torchrun"),
+                "--nnodes",
+                self.nodes,
+                "--nproc-per-node",
+                "1",
+                "--max-restarts",
+                "3",
+                "--rdzv-id",
+                "1",
+            ),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:{PORT}"),
             *("--local-addr", ADDRESSES[self.number], "--no-python", *distill(self.epochs)),
         ]
@@ -111,6 +123,7 @@ class Host:
             **os.environ,
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "GLOO_SOCKET_IFNAME": "cgd0",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": argument("--fresh-stores", "1"),  # or a new agent finds no address
             "OMP_NUM_THREADS": "1",
         }
         with open(self.log, "ab") as log:
@@ -166,7 +179,8 @@ def ended(hosts: Sequence[Host]) -> bool:
 def run(case: str, folder: Path, prepared: Path, epochs: int, patience: float) -> dict[str, Any]:
     """One case in fresh folders; what was found."""
     folders = [Path(shutil.copytree(prepared, folder / case / host, symlinks=True)) for host in HOSTS]
-    hosts = [Host(number, place, epochs) for number, place in enumerate(folders)]
+    nodes = "1:2" if case == "fewer" else "2"
+    hosts = [Host(number, place, epochs, nodes) for number, place in enumerate(folders)]
     found: dict[str, Any] = {}
     try:
         if case != "together":
@@ -174,22 +188,23 @@ def run(case: str, folder: Path, prepared: Path, epochs: int, patience: float) -
             worker = hosts[1].worker()
             if case == "killed":
                 os.kill(worker, signal.SIGKILL)
-            elif case == "agent":
+            elif case in ("agent", "fewer"):
                 os.kill(hosts[1].process.pid, signal.SIGKILL)
                 hosts[1].process.wait()
                 seconds = wait_for(lambda: not Path(f"/proc/{worker}").exists(), patience)
                 found["seconds_until_its_process_ended"] = round(seconds, 1)
-                hosts[1].start()
+                if case == "agent":
+                    hosts[1].start()
             else:
-                sh("ip", "-n", HOSTS[1], "link", "set", "cgd0", "down")
-            if case in ("killed", "agent"):
-                seconds = wait_for(lambda: hosts[0].text.count("continuing after epoch") > 0, patience)
+                sh("ip", "-n", SPACES[1], "link", "set", "cgd0", "down")
+            if case != "unplugged":
+                seconds = wait_for(lambda: "continuing after epoch" in hosts[0].text or ended(hosts), patience)
                 found["seconds_until_it_goes_on"] = round(seconds, 1)
         found["seconds_to_the_end"] = round(wait_for(lambda: ended(hosts), patience), 1)
         found["statuses"] = [host.process.poll() for host in hosts]
-        if found["statuses"] == [0, 0]:
+        if found["statuses"][0] == 0:
             found["losses"] = losses(folders[0])
-            found["digest"] = [digest(place) for place in folders]
+            found["digest"] = [digest(place) for place in folders if (place / "student/recipe.json").is_file()]
         found["said"] = [[line for line in host.text.splitlines() if ours(line)] for host in hosts]
     finally:
         for host in hosts:

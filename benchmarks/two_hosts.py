@@ -10,8 +10,7 @@ killed      a process killed by SIGKILL in the midst: seconds until the training
             for byte, is that of `together`
 agent       one torchrun killed by SIGKILL and started again: the same
 fewer       one torchrun killed by SIGKILL for good, both with --nnodes 1:2: the other goes on alone
-unplugged   a host's cable pulled for good: seconds until every process has ended, by SIGKILL of the agents' group if
-            that takes longer than --patience seconds
+unplugged   a host's cable pulled for good: seconds until the other's process notices and ends; give it --patience 1150
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ SPACES = tuple(f"cgd-{os.getpid()}-{name}" for name in HOSTS)  # namespaces, whi
 ADDRESSES = ("10.99.0.1", "10.99.0.2")
 TEACHER = "mobilenet-v1?width=0.25&size=64&weights=random"
 STUDENT = "mobilenet-v1?width=0.25&dim=8&size=64"
-CASES = ("together", "killed", "agent", "fewer", "unplugged")
+CASES = ("together", "killed", "agent", "fewer")  # unplugged takes a quarter of an hour
 PORT = 29400
 BIN = Path(sys.executable).parent
 
@@ -197,9 +196,11 @@ def run(case: str, folder: Path, prepared: Path, epochs: int, patience: float) -
                     hosts[1].start()
             else:
                 sh("ip", "-n", SPACES[1], "link", "set", "cgd0", "down")
-            if case != "unplugged":
-                seconds = wait_for(lambda: "continuing after epoch" in hosts[0].text or ended(hosts), patience)
-                found["seconds_until_it_goes_on"] = round(seconds, 1)
+                seconds = wait_for(lambda: "another process of this training ended" in hosts[0].text, patience)
+                found["seconds_until_the_other_noticed"] = round(seconds, 1)
+                return found
+            seconds = wait_for(lambda: "continuing after epoch" in hosts[0].text or ended(hosts), patience)
+            found["seconds_until_it_goes_on"] = round(seconds, 1)
         found["seconds_to_the_end"] = round(wait_for(lambda: ended(hosts), patience), 1)
         found["statuses"] = [host.process.poll() for host in hosts]
         if found["statuses"][0] == 0:

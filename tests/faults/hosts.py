@@ -67,6 +67,7 @@ def worker(agent: dict[str, Any]) -> None:
 def run(agent: dict[str, Any], hosts: int, port: int) -> int:
     """One torchrun; its exit status."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     signal.alarm(TIMEOUT)
@@ -91,7 +92,7 @@ def run(agent: dict[str, Any], hosts: int, port: int) -> int:
     )
     try:
         elastic_launch(config, worker)(agent)
-    except ChildFailedError:
+    except (ChildFailedError, RendezvousError):  # its worker, or the agent that has the rendezvous, ended
         return 1
     return 0
 

@@ -14,7 +14,7 @@ LEVELS = {
     "cli": 4,
     "pipeline": 3,
     "stages": 2,
-    **dict.fromkeys(("models", "fusion", "methods", "data", "retrieval", "store"), 1),
+    **dict.fromkeys(("engines", "models", "fusion", "methods", "data", "retrieval", "store"), 1),
     **dict.fromkeys(("config", "types", "registry", "progress", "launch", "errors"), 0),
 }
 ONLY_IN = {"click": "cli", "yaml": "pipeline", "zarr": "store"}

@@ -13,7 +13,7 @@ KINDS = ["pca", "zca", "standardise", "phi-s", "centre"]
 
 
 @click.command("extract-teachers")
-@options("dataset", "name", "teachers", "weights", "device", "workers", "set", "dry-run")
+@options("dataset", "name", "teachers", "weights", "device", "workers", "engine", "set", "dry-run")
 @click.option("--split", help="Only this split of the data set.")
 @click.option("--views", type=click.IntRange(0), help="Replayable crops beside the fixed view.  [default: 0]")
 @click.option(
@@ -47,7 +47,7 @@ def extract_teachers(**o: Any) -> None:
 
 
 @click.command("fit-whitening")
-@options("dataset", "teachers", "set")
+@options("dataset", "teachers", "engine", "set")
 @click.option("--dim", type=click.IntRange(1), help="Dimensions to keep.  [default: 512]")
 @click.option("--kind", type=click.Choice(KINDS), help="Which whitening.  [default: pca]")
 @click.option("--samples", type=click.IntRange(0), help="Images drawn for the fit, 0 = all.  [default: 0]")
@@ -81,7 +81,7 @@ def fit_whitening(**o: Any) -> None:
 
 
 @click.command()
-@options("dataset", "name", "teachers", "weights", "device", "workers", "set", "dry-run", "tensorboard")
+@options("dataset", "name", "teachers", "weights", "device", "workers", "engine", "set", "dry-run", "tensorboard")
 @click.option("--split", help="Only this split of the data set.")
 @click.option("--whitening", help="Which whitening (part of its key), where there are several.")
 @click.option("--method", help="Distillation method.  [default: whiten-mtd]")
@@ -122,7 +122,7 @@ def distill(**o: Any) -> None:
 
 
 @click.command()
-@options("weights", "teachers", "device", "workers", "set", "name")
+@options("weights", "teachers", "device", "workers", "engine", "set", "name")
 @click.option("--student", help="Folder of a student, or its key.")
 @click.option("--benchmark", required=True, help="KIND:PATH the first time, then NAME.")
 @click.option(
@@ -200,7 +200,7 @@ def _one_or_many(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @click.command()
-@options("weights", "device", "workers", "set", "dry-run", "tensorboard")
+@options("weights", "device", "workers", "engine", "set", "dry-run", "tensorboard")
 @click.argument("recipe_file", metavar="RECIPE.yaml", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
     "--data", multiple=True, metavar="NAME=KIND:PATH", help="Where a data set of the recipe is; repeatable, remembered."

@@ -40,6 +40,17 @@ def options(*names: str) -> Callable[[Command], Command]:
     return decorate
 
 
+def _several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Options that come together."""
+
+    def decorate(command: Command) -> Command:
+        for each in reversed(decorators):
+            command = each(command)
+        return command
+
+    return decorate
+
+
 SHARED: dict[str, Callable[[Command], Command]] = {
     "store": click.option(
         "--store",
@@ -63,6 +74,25 @@ SHARED: dict[str, Callable[[Command], Command]] = {
     "verbose": click.option("-v", "--verbose", is_flag=True, help="More on standard error."),
     "debug": click.option("--debug", is_flag=True, help="Show the traceback of an error."),
     "device": click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:i."),
+    "engine": _several(
+        click.option(
+            "--engine",
+            default="local",
+            show_default=True,
+            metavar="ENGINE",
+            help="Who does the work: local, or ray[://HOST:PORT], a Ray cluster.",
+        ),
+        click.option(
+            "--processes",
+            type=click.IntRange(1),
+            help="Workers of the engine.  [default: local 1, ray as many as there is room for]",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            help="Cores of each worker.  [default: local an equal share, ray 1]",
+        ),
+    ),
     "workers": click.option(
         "--workers", type=click.IntRange(0), default=2, show_default=True, help="Threads that decode images."
     ),
@@ -119,6 +149,7 @@ def running(o: dict[str, Any], *, several: bool = False) -> Iterator[None]:
 
 
 def session_of(o: dict[str, Any], **extra: Any) -> Session:
+    from cgd.engines import engine_of
     from cgd.pipeline.steps import Session
 
     return Session(
@@ -128,6 +159,7 @@ def session_of(o: dict[str, Any], **extra: Any) -> Session:
         device=o.get("device", "auto"),
         workers=o.get("workers", 2),
         curves=o.get("tensorboard", False),
+        engine=engine_of(o.get("engine", "local"), o.get("processes"), o.get("threads")),
         **extra,
     )
 

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from cgd.errors import unknown
+
 Opened = TypeVar("Opened")
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -91,3 +93,17 @@ class Engine(ABC):
     def device(self, name: str) -> str:
         """The device that workers will have, where a user asked for `name`: auto, cpu, cuda or cuda:i."""
         return name
+
+
+def engine_of(text: str, processes: int | None = None, threads: int | None = None) -> Engine:
+    """The engine a user names: `local`, `ray` or `ray://HOST[:PORT]`, with how many workers of how many cores."""
+    from cgd.engines.local import Local
+
+    name, _, address = text.partition("://")
+    if name == "ray":
+        from cgd.engines.ray import Ray
+
+        return Ray(address or None, processes, threads or 1)
+    if text != "local":
+        raise unknown("engine", text, ["local", "ray", f"ray://{address or 'HOST:PORT'}"])
+    return Local(processes or 1, threads)

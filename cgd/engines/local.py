@@ -22,22 +22,26 @@ from cgd.launch import available_cores
 
 @dataclass(frozen=True)
 class Local(Engine):
-    """`processes` of this machine; one is this process itself, with all its threads."""
+    """`processes` of this machine with `threads` each (none: a share of the cores); one is this very process."""
 
     processes: int = 1
+    threads: int | None = None
 
-    def start(self, work: Work[Opened], *, gpus: bool = False, apart: bool = False) -> Pool[Opened]:
+    def start(self, work: Work[Opened], *, gpus: bool = False, apart: bool = False) -> Pool[Opened]:  # noqa: ARG002
         if self.processes > 1 or apart:
-            return Processes(work, self.processes)
-        return Here(work)
+            return Processes(work, self.processes, self.threads or max(1, available_cores() // self.processes))
+        return Here(work, self.threads)
+
+
+LOCAL = Local()
 
 
 class Here(Pool[Opened]):
     """This process, without a copy of anything."""
 
-    def __init__(self, work: Work[Opened]) -> None:
+    def __init__(self, work: Work[Opened], threads: int | None = None) -> None:
         self._work = work
-        self._worker = Worker()
+        self._worker = Worker(threads=threads)
         self._opened: list[Opened] = []
 
     def run(
@@ -53,12 +57,11 @@ class Here(Pool[Opened]):
 class Processes(Pool[Opened]):
     """Processes beside this one, which share its cores; they end with it."""
 
-    def __init__(self, work: Work[Opened], count: int) -> None:
+    def __init__(self, work: Work[Opened], count: int, threads: int) -> None:
         self.workers = count
         context = multiprocessing.get_context("spawn")
         self._over = context.Event()
-        begun, threads = context.Value("i", 0), max(1, available_cores() // count)
-        self._pool = ProcessPoolExecutor(count, context, _begin, (work, begun, threads, self._over))
+        self._pool = ProcessPoolExecutor(count, context, _begin, (work, context.Value("i", 0), threads, self._over))
         self._busy: dict[Future[Done], Any] = {}
 
     def run(

@@ -1,4 +1,4 @@
-"""A Ray cluster: a worker for every GPU or core of its nodes, which may join and leave; what a lost one had is redone."""
+"""A Ray cluster: a worker for every GPU or core of its nodes, which join and leave; what a lost one had is redone."""
 
 from __future__ import annotations
 
@@ -217,7 +217,11 @@ class Cluster(Pool[Opened]):
             member = self._members.pop(reference)
             try:
                 found = ray.get(reference)
-            except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ray.exceptions.ObjectLostError) as error:
+            except (
+                ray.exceptions.RayActorError,
+                ray.exceptions.RaySystemError,
+                ray.exceptions.ObjectLostError,
+            ) as error:
                 self._room[member.node] -= 1
                 log.warning("a worker of the node %s is lost: what it had in hand is done again", member.node[:8])
                 yield member, " ".join(str(error).split())
@@ -300,6 +304,12 @@ class Cluster(Pool[Opened]):
             ray.kill(member.actor)
         self._members.clear()
         self._idle.clear()
+
+
+def _lost() -> tuple[type[Exception], ...]:
+    """What tells that a worker, its process or its node is gone."""
+    errors = _ray().exceptions
+    return errors.RayActorError, errors.RaySystemError, errors.ObjectLostError
 
 
 def _where(node: dict[str, Any]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from cgd import launch
+from cgd.engines import Worker
 from cgd.errors import InputError
 
 
@@ -23,6 +24,15 @@ class Compute:
     shard_rows: int | None = None
     part: tuple[int, int] = (1, 1)
     curves: bool = False
+
+    def of(self, worker: Worker) -> Compute:
+        """The same for one of several workers: a GPU of its own, and its share of the cores."""
+        if worker.threads is not None:
+            torch.set_num_threads(worker.threads)
+        if str(self.device) != "cuda":
+            return self
+        number = 0 if worker.elsewhere else worker.number % torch.cuda.device_count()
+        return replace(self, device=pick_device(f"cuda:{number}"))
 
 
 def pick_device(name: str) -> torch.device:
@@ -45,3 +55,8 @@ def pick_device(name: str) -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     return device
+
+
+def device_elsewhere(name: str) -> torch.device:
+    """The device called `name` (cpu or cuda) of another machine; nothing is asked of this one."""
+    return torch.device(name)

@@ -65,7 +65,8 @@ def evaluate(
                 config=recipe.evaluate,
                 index=recipe.index,
                 random=random,
-                scorer=scorer_on(session.device),
+                scorer=scorer_of(session),
+                engine=session.engine,
             )
             results.append({**result, "seconds": {"embed": embedding, **result["seconds"]}})
     return results
@@ -118,10 +119,16 @@ def evaluate_asymmetric(
             config=recipe.evaluate,
             index=recipe.index,
             random=random,
-            scorer=scorer_on(session.device),
+            scorer=scorer_of(session),
+            engine=session.engine,
         )
         results.append({**result, "seconds": {"embed": embedding, **result["seconds"]}})
     return results
+
+
+def scorer_of(session: Session) -> Callable[[np.ndarray], Scorer]:
+    """How a session's products are taken: by NumPy where they are taken on other machines."""
+    return scorer_on("cpu" if session.engine.elsewhere else session.device)
 
 
 def scorer_on(device: str) -> Callable[[np.ndarray], Scorer]:
@@ -204,7 +211,8 @@ def embed(
         sources=sources,
         views=[view],
         config=config.of_all,
-        compute=session.compute(),
+        compute=session.compute_of_workers(),
+        engine=session.engine,
     )
     return {label: encoder.keys[view] for label, encoder in report.encoders.items()}
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cgd.config import ExtractConfig, Recipe, WhitenConfig
 from cgd.data.views import CROP, FIXED, crop_name
+from cgd.engines import Engine
+from cgd.engines.local import LOCAL
 from cgd.errors import InputError, MissingError, unknown
 from cgd.pipeline.recipe import change
 from cgd.pipeline.workspace import Workspace
@@ -45,15 +47,25 @@ class Session:
     shard_rows: int | None = None
     part: tuple[int, int] = (1, 1)
     curves: bool = False
+    engine: Engine = LOCAL
     workspace: Workspace = field(default_factory=Workspace)
 
     def store(self, *, write: bool = False) -> FeatureStore:
         return FeatureStore.open(self.store_url, write=write, upstream=self.upstream)
 
     def compute(self) -> Compute:
+        """Where networks run that this very process runs."""
         from cgd.models.devices import Compute, pick_device
 
         return Compute(pick_device(self.device), self.workers, self.batch_size, self.shard_rows, self.part, self.curves)
+
+    def compute_of_workers(self) -> Compute:
+        """Where networks run that the engine's workers run: a device that need not be on this machine."""
+        from cgd.models.devices import device_elsewhere
+
+        if not self.engine.elsewhere:
+            return self.compute()
+        return replace(replace(self, device="cpu").compute(), device=device_elsewhere(self.engine.device(self.device)))
 
 
 def teacher_sources(session: Session, teachers: Sequence[str]) -> list[EncoderSource]:
@@ -116,7 +128,8 @@ def extract_teachers(session: Session, images: ImageList, config: ExtractConfig)
         sources=teacher_sources(session, config.teachers),
         views=views_of(config),
         config=config,
-        compute=session.compute(),
+        compute=session.compute_of_workers(),
+        engine=session.engine,
     )
 
 
@@ -139,7 +152,7 @@ Whitened = dict[str, tuple[dict[str, WhiteningReport], dict[str, Key]]]
 
 def fit_whitening(session: Session, teachers: Mapping[str, Mapping[str, Key]], config: WhitenConfig) -> Whitened:
     """Fit and apply a whitening per teacher and kind of view; `teachers` are embeddings by label and view."""
-    return fit_and_apply(store=session.store(write=True), teachers=teachers, config=config)
+    return fit_and_apply(store=session.store(write=True), teachers=teachers, config=config, engine=session.engine)
 
 
 def apply_to(session: Session, whitening: str, dataset: str, split: str | None) -> dict[str, Key]:
@@ -153,7 +166,8 @@ def apply_to(session: Session, whitening: str, dataset: str, split: str | None) 
         raise MissingError(
             f"{dataset} has no embeddings of {known.attributes['label']} under {known.settings['view_kind']} views."
         )
-    return {v: apply_whitening(store=store, whitening=key, embeddings=k) for v, k in fitting.items()}
+    engine = session.engine
+    return {v: apply_whitening(store=store, whitening=key, embeddings=k, engine=engine) for v, k in fitting.items()}
 
 
 def student_source(session: Session, recipe: Recipe) -> EncoderSource:

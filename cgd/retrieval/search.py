@@ -7,7 +7,7 @@ an image is the number of images above it, so memory is bounded by the blocks in
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -110,8 +110,66 @@ def count_above(
     scored by one thread, so the numbers depend neither on `workers` nor on the machine's cores. Images that are not
     valid come last and are counted nowhere.
     """
-    levels = _levels(scorer, blocks, wanted, workers)
-    totals = [np.zeros(len(level.values), np.int64) for level in levels]
+    _refuse_beyond(blocks, wanted)
+    levels = levels_of(wanted, [scores_of_wanted(scorer, blocks, wanted, workers=workers)])
+    with _bar_of(blocks, what) as bar:
+        totals = counts_above(scorer, blocks, levels, workers=workers, bar=bar)
+    return in_given_order(levels, totals)
+
+
+Pieces = list[list[tuple[np.ndarray, np.ndarray]]]
+
+
+def scores_of_wanted(
+    scorer: Scorer, blocks: Sequence[Block], wanted: Sequence[np.ndarray], *, workers: int | None = None
+) -> Pieces:
+    """By query, the places in its `wanted` of those rows that lie in `blocks`, and their scores: part of a gallery.
+
+    Reads only the blocks that hold one.
+    """
+    asked = np.unique(np.concatenate(wanted)) if wanted else np.zeros(0, np.int64)
+    holding = [b for b in blocks if np.searchsorted(asked, b.rows.start) < np.searchsorted(asked, b.rows.stop)]
+
+    def look(block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
+        found = []
+        for queries, scores in _scored(scorer, block):
+            for row, rows in zip(scores, wanted[queries], strict=True):
+                here = np.flatnonzero((rows >= block.rows.start) & (rows < block.rows.stop))
+                found.append((here, row[rows[here] - block.rows.start]))
+        return found
+
+    pieces: Pieces = [[] for _ in wanted]
+    for found in _over(holding, look, workers, None):
+        for piece, one in zip(pieces, found, strict=True):
+            if len(one[0]):
+                piece.append(one)
+    return pieces
+
+
+def levels_of(wanted: Sequence[np.ndarray], parts: Iterable[Pieces]) -> list[Levels]:
+    """The wanted images of every query by their scores, from all parts of the gallery."""
+    values: list[np.ndarray] = [np.empty(len(w), np.float64) for w in wanted]
+    dtype = np.dtype(np.float32)
+    for part in parts:
+        for value, pieces in zip(values, part, strict=True):
+            for here, scores in pieces:
+                value[here], dtype = scores, scores.dtype  # single precision fits into double
+    levels = []
+    for value, rows in zip(values, wanted, strict=True):
+        order = np.argsort(value, kind="stable")
+        levels.append(Levels(value[order].astype(dtype), rows[order], order))
+    return levels
+
+
+def counts_above(
+    scorer: Scorer,
+    blocks: Sequence[Block],
+    levels: Sequence[Levels],
+    *,
+    workers: int | None = None,
+    bar: Any = None,
+) -> list[np.ndarray]:
+    """By query, how many images of `blocks` come before each of its levels; counts of parts of a gallery add up."""
 
     def count(block: Block) -> list[np.ndarray]:
         return [
@@ -120,10 +178,26 @@ def count_above(
             for level, row in zip(levels[queries], _pinned(scores, levels[queries], block), strict=True)
         ]
 
-    for counts in _over(blocks, count, workers, what):
+    totals = [np.zeros(len(level.values), np.int64) for level in levels]
+    for counts in _over(blocks, count, workers, bar):
         for total, found in zip(totals, counts, strict=True):
             total += found
-    return [level.in_given_order(total) for level, total in zip(levels, totals, strict=True)]
+    return totals
+
+
+def in_given_order(levels: Sequence[Levels], counts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Counts above the levels as the rows of each were asked for."""
+    return [level.in_given_order(total) for level, total in zip(levels, counts, strict=True)]
+
+
+def _refuse_beyond(blocks: Sequence[Block], wanted: Sequence[np.ndarray]) -> None:
+    asked = np.concatenate(wanted) if wanted else np.zeros(0, np.int64)
+    if len(asked) and not (asked.min() >= 0 and asked.max() < blocks[-1].rows.stop):
+        raise IndexError(f"rows {asked.min()} to {asked.max()} are wanted of a gallery of {blocks[-1].rows.stop}")
+
+
+def _bar_of(blocks: Sequence[Block], what: str) -> Any:
+    return progress(sum(len(b.rows) for b in blocks), what) if what else contextlib.nullcontext()
 
 
 def nearest(
@@ -142,12 +216,13 @@ def nearest(
                 found.append(_top(row[near], near + block.rows.start, k))
         return found
 
-    for found in _over(blocks, best, workers, what):
-        for query, (values, where) in enumerate(found):
-            known = rows[query] >= 0
-            both = np.concatenate([scores[query][known], values]), np.concatenate([rows[query][known], where])
-            top, chosen = _top(*both, k)
-            scores[query, : len(top)], rows[query, : len(top)] = top, chosen
+    with _bar_of(blocks, what) as bar:
+        for found in _over(blocks, best, workers, bar):
+            for query, (values, where) in enumerate(found):
+                known = rows[query] >= 0
+                both = np.concatenate([scores[query][known], values]), np.concatenate([rows[query][known], where])
+                top, chosen = _top(*both, k)
+                scores[query, : len(top)], rows[query, : len(top)] = top, chosen
     return scores, rows
 
 
@@ -162,7 +237,7 @@ def _top(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.n
 
 
 @dataclass(frozen=True)
-class _Levels:
+class Levels:
     """The wanted images of one query by ascending score: `values` and `rows` (n,); `order` leads from as given."""
 
     values: np.ndarray
@@ -216,36 +291,7 @@ def _bins(scores: np.ndarray, low: Any, scale: Any, bins: int) -> np.ndarray:
     return place.astype(np.intp)
 
 
-def _levels(
-    scorer: Scorer, blocks: Sequence[Block], wanted: Sequence[np.ndarray], workers: int | None
-) -> list[_Levels]:
-    """The scores of each query's wanted rows."""
-    asked = np.unique(np.concatenate(wanted)) if wanted else np.zeros(0, np.int64)
-    if len(asked) and not (asked[0] >= 0 and asked[-1] < blocks[-1].rows.stop):
-        raise IndexError(f"rows {asked[0]} to {asked[-1]} are wanted of a gallery of {blocks[-1].rows.stop}")
-    holding = [b for b in blocks if np.searchsorted(asked, b.rows.start) < np.searchsorted(asked, b.rows.stop)]
-
-    def look(block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
-        found = []
-        for queries, scores in _scored(scorer, block):
-            for row, rows in zip(scores, wanted[queries], strict=True):
-                here = np.flatnonzero((rows >= block.rows.start) & (rows < block.rows.stop))
-                found.append((here, row[rows[here] - block.rows.start]))
-        return found
-
-    values: list[np.ndarray] = [np.empty(len(w), np.float64) for w in wanted]
-    dtype = np.dtype(np.float32)
-    for found in _over(holding, look, workers, ""):
-        for value, (here, scores) in zip(values, found, strict=True):
-            value[here], dtype = scores, scores.dtype  # single precision fits into double
-    levels = []
-    for value, rows in zip(values, wanted, strict=True):
-        order = np.argsort(value, kind="stable")
-        levels.append(_Levels(value[order].astype(dtype), rows[order], order))
-    return levels
-
-
-def _pinned(scores: np.ndarray, levels: Sequence[_Levels], block: Block) -> Iterator[np.ndarray]:
+def _pinned(scores: np.ndarray, levels: Sequence[Levels], block: Block) -> Iterator[np.ndarray]:
     """Rows of `scores` with the wanted images' own as first seen, should a device give other bits the second time."""
     for row, level in zip(scores, levels, strict=True):
         here = (level.rows >= block.rows.start) & (level.rows < block.rows.stop)
@@ -264,14 +310,13 @@ def _scored(scorer: Scorer, block: Block) -> Iterator[tuple[slice, np.ndarray]]:
         yield queries, scores
 
 
-def _over(blocks: Sequence[Block], work: Callable[[Block], T], workers: int | None, what: str) -> Iterator[T]:
+def _over(blocks: Sequence[Block], work: Callable[[Block], T], workers: int | None, bar: Any) -> Iterator[T]:
     """`work` of every block in order, several at once, each with one thread for its products."""
     count = min(workers or available_cores(), MOST_WORKERS, max(1, len(blocks)))
-    bar: Any = progress(sum(len(b.rows) for b in blocks), what) if what else contextlib.nullcontext()
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(count) as pool, bar:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(count) as pool:
         try:
             for block, result in zip(blocks, pool.map(work, blocks), strict=True):
-                if what:
+                if bar is not None:
                     bar.update(len(block.rows))
                 yield result
         except BaseException:

@@ -12,34 +12,45 @@ from cgd.types import Whitening
 class Moments:
     """Count, mean and second moment of rows in float64, one block at a time.
 
-    Memory is D x D and one block, whatever the number of rows. Sums are taken about the first block's mean, so
-    that a large mean does not cancel the variance away.
+    Memory is D x D and one block, whatever the number of rows. Sums are taken about `shift` (D,), or the first block's
+    mean, so that a large mean does not cancel the variance away.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shift: np.ndarray | None = None) -> None:
         self.count = 0
-        self._shift: np.ndarray | None = None
+        self.shift: np.ndarray | None = None
         self._first: np.ndarray
         self._second: np.ndarray
+        if shift is not None:
+            self._begin(shift)
+
+    def _begin(self, shift: np.ndarray) -> None:
+        self.shift = shift
+        self._first = np.zeros(len(shift))
+        self._second = np.zeros((len(shift), len(shift)))
 
     def add(self, rows: np.ndarray) -> None:
         """Count the rows of a block (M, D); it is not changed."""
         if not len(rows):
             return
-        if self._shift is None:
-            self._shift = rows.mean(axis=0, dtype=np.float64)
-            self._first = np.zeros(rows.shape[1])
-            self._second = np.zeros((rows.shape[1], rows.shape[1]))
-        centred = rows - self._shift  # float64
+        if self.shift is None:
+            self._begin(rows.mean(axis=0, dtype=np.float64))
+        centred = rows - self.shift  # float64
         self.count += len(rows)
         self._first += centred.sum(axis=0)
         self._second += centred.T @ centred
 
+    def merge(self, other: Moments) -> None:
+        """Count in the rows of `other`, whose sums are about the same shift."""
+        self.count += other.count
+        self._first += other._first
+        self._second += other._second
+
     def mean_and_covariance(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean (D,) and covariance (D, D), divided by the number of rows."""
-        assert self._shift is not None
+        assert self.shift is not None
         offset = self._first / self.count
-        return self._shift + offset, self._second / self.count - np.outer(offset, offset)
+        return self.shift + offset, self._second / self.count - np.outer(offset, offset)
 
 
 def whitening_from(moments: Moments, kind: str, dim: int, floor: float, view_kind: str, seed: int = 0) -> Whitening:

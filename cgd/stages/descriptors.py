@@ -9,13 +9,15 @@ from functools import partial
 import numpy as np
 
 from cgd import registry
+from cgd.engines import Engine
+from cgd.engines.local import LOCAL
 from cgd.errors import InputError
 from cgd.methods.cgd import fuse_vectors
-from cgd.progress import progress
 from cgd.retrieval.search import Block
 from cgd.retrieval.vectors import combine_scales, l2
 from cgd.retrieval.whitening import whiten
 from cgd.stages.fuse import read_codebook
+from cgd.stages.rows import Rows, make_rows
 from cgd.stages.whiten import read_whitening
 from cgd.store.artifact import Artifact
 from cgd.store.feature_store import FeatureStore
@@ -73,24 +75,23 @@ class Vectors:
     read: Callable[[range], np.ndarray]
 
 
-def describe(store: FeatureStore, images: Key | Fused, whitening: Key | None) -> Key:
+def describe(store: FeatureStore, images: Key | Fused, whitening: Key | None, engine: Engine = LOCAL) -> Key:
     """The stored descriptors of some images, half precision; made shard by shard where they are missing."""
     identity = identity_of("descriptors", VERSION, store, images, whitening)
-    if store.is_sealed(identity.key):
-        return identity.key
+    rows_of = partial(_half_rows, images=images, whitening=whitening)
+    return make_rows(store, engine, identity, rows_of, f"descriptors {identity.key.label}")
+
+
+def _half_rows(store: FeatureStore, *, images: Key | Fused, whitening: Key | None) -> Rows:
     vectors, ids = computed(store, images, whitening), store.get(keys_of(images)[0]).read("ids")
-    shapes = {"ids": ids.shape, "vectors": (len(ids), vectors.dim), "valid": ids.shape}
-    writer = store.writer(identity, shapes)
-    with progress(len(ids), f"descriptors {identity.key.label}") as bar:
-        for shard in writer.missing():
-            rows = writer.shard_range(shard)
-            part = slice(rows.start, rows.stop)
-            half = vectors.read(rows).astype(np.float16)
-            half[~vectors.valid[part]] = np.nan
-            writer.write(shard, {"ids": ids[part], "vectors": half, "valid": vectors.valid[part]})
-            bar.update(len(rows))
-    writer.seal()
-    return identity.key
+
+    def blocks(rows: range) -> dict[str, np.ndarray]:
+        part = slice(rows.start, rows.stop)
+        half = vectors.read(rows).astype(np.float16)
+        half[~vectors.valid[part]] = np.nan
+        return {"ids": ids[part], "vectors": half, "valid": vectors.valid[part]}
+
+    return Rows({"ids": ids.shape, "vectors": (len(ids), vectors.dim), "valid": ids.shape}, blocks)
 
 
 def stored(store: FeatureStore, key: Key) -> Vectors:
@@ -201,7 +202,11 @@ class Gallery:
 
 
 def open_gallery(
-    store: FeatureStore, members: Sequence[Member], precision: str, random: RandomDistractors | None = None
+    store: FeatureStore,
+    members: Sequence[Member],
+    precision: str,
+    random: RandomDistractors | None = None,
+    engine: Engine = LOCAL,
 ) -> Gallery:
     """What queries are searched in: descriptors made where they are missing (`half`), or computed on the fly."""
     sets: list[list[Vectors]] = []
@@ -211,7 +216,7 @@ def open_gallery(
         for member in members:
             images = (member.gallery, *member.distractors)[number]
             if precision == "half":
-                keys.append(describe(store, images, member.whitening))
+                keys.append(describe(store, images, member.whitening, engine))
                 vectors.append(stored(store, keys[-1]))
             else:
                 vectors.append(computed(store, images, member.whitening))

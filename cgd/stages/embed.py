@@ -38,6 +38,11 @@ class Tally:
     seconds: float = 0.0
     fits: int | None = None
 
+    def add(self, other: Tally) -> None:
+        """Count in what another worker did."""
+        self.embedded += other.embedded
+        self.seconds += other.seconds
+
 
 @dataclass
 class Meter:

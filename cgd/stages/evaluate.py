@@ -14,6 +14,8 @@ import numpy as np
 from cgd.config import EvaluateConfig, IndexConfig
 from cgd.data.datasets import label_truth
 from cgd.data.frames import by_video
+from cgd.engines import Engine
+from cgd.engines.local import LOCAL
 from cgd.errors import InputError
 from cgd.retrieval.search import DotProducts, Scorer
 from cgd.stages.cards import artifacts_of, drawn_queries, protocol_card
@@ -42,6 +44,7 @@ def evaluate(
     random: RandomDistractors | None = None,
     scorer: Callable[[np.ndarray], Scorer] = DotProducts,
     workers: int | None = None,
+    engine: Engine = LOCAL,
 ) -> dict[str, Any]:
     """Score one model: a single member, or an ensemble by the mean of its members' cosines.
 
@@ -70,7 +73,7 @@ def evaluate(
     relevant = _labels_digest(ranked) if by_class else _truth_digest(truth)
     identity = identify("scores", [benchmark.name, model], VERSION, {"card": card, "truth": relevant}, inputs)
     if not store.is_sealed(identity.key):
-        job = Job(store, benchmark, ranked, rows, model, members, truth, config, index, random, scorer, workers)
+        job = Job(store, benchmark, ranked, rows, model, members, truth, config, index, random, scorer, workers, engine)
         if benchmark.of_videos:
             found = score_videos(job)
         else:

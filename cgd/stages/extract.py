@@ -7,8 +7,8 @@ import json
 import logging
 import secrets
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ from cgd.data.images import digest_of, image_bytes
 from cgd.data.loading import ahead
 from cgd.data.sampling import within_budget
 from cgd.data.views import CROP, CROPPED, view_kind
+from cgd.engines import Engine, Pool, Work, Worker
+from cgd.engines.local import LOCAL
 from cgd.errors import InputError, StoreError
 from cgd.models.devices import Compute
 from cgd.models.encoder import Encoder, EncoderSource
@@ -28,6 +30,7 @@ from cgd.stages.canaries import check_canaries
 from cgd.stages.embed import NOT_ASKED, Look, Meter, Tally, embed_rows, policy_settings
 from cgd.stages.growth import stocks
 from cgd.stages.images import check_same_images, store_images
+from cgd.stages.sight import Sight, sight
 from cgd.store import layout
 from cgd.store.feature_store import FeatureStore
 from cgd.store.keys import Identity, canonical, identify, ids_digest, sha256
@@ -114,8 +117,26 @@ class _Job:
     wanted: _Wanted
     look: Look
     writer: Writer
-    missing: frozenset[int]
-    asked: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Artifacts that are cut at the same rows: by their place among those wanted, which shards each one `lacks`."""
+
+    rows: int
+    lacks: Mapping[int, frozenset[int]]
+    begun: bool
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What one shard cost and gave; lists and dictionaries are by the place of an artifact among those wanted."""
+
+    written: Sequence[int]
+    copied: Mapping[int, Mapping[Key, int]]
+    tallies: Mapping[str, Tally]  # by label
+    images: int
+    waited: float
 
 
 def embeddings_identity(images: ImageList, source: EncoderSource, view: str, config: ExtractConfig) -> Identity:
@@ -153,6 +174,7 @@ def extract(
     views: Sequence[str],
     config: ExtractConfig,
     compute: Compute,
+    engine: Engine = LOCAL,
 ) -> ExtractReport:
     """Make the embeddings of `images` by every source under every view; finished shards are skipped.
 
@@ -170,13 +192,13 @@ def extract(
     for each in finished:
         report.encoders[each.source.label].shards_skipped += store.get(each.identity.key).shard_count
     unsealed = [w for w in wanted if w not in finished]
-    looks = _looks(unsealed, {label: e.tally for label, e in report.encoders.items()}, compute)
-    if unsealed:  # whatever is refused is refused before anything is written
-        _check_space(store, images, looks)
-        check_canaries(store, list(zip((w.source for w in unsealed), looks, strict=True)), config, compute)
-    store_images(store, images)
     if unsealed:
-        _run(_open(store, images, unsealed, looks, config, compute), images, config, compute, report)
+        with sight(store, engine, images, [w.source.weights for w in unsealed]) as seen:
+            work = _Extraction(seen, images, tuple(unsealed), config, compute)
+            with engine.start(work, gpus=compute.device.type == "cuda") as pool:
+                _run(pool, unsealed, images, compute, report)
+    else:
+        store_images(store, images)
     report.failed.update(_failures(store, wanted))
     return report
 
@@ -259,25 +281,6 @@ def _check_space(store: FeatureStore, images: ImageList, looks: Sequence[Look]) 
         )
 
 
-def _open(
-    store: FeatureStore,
-    images: ImageList,
-    unsealed: Sequence[_Wanted],
-    looks: Sequence[Look],
-    config: ExtractConfig,
-    compute: Compute,
-) -> list[_Job]:
-    """A writer for each artifact, all cut at the same rows, and what can be copied into it."""
-    count = len(images)
-    widest = max(4 * int(np.prod(look.shapes(count)["vectors"][1:])) for look in looks)
-    rows = compute.shard_rows or layout.shard_rows(count, widest)
-    jobs, asked = [], _asked(images, config)
-    for each, look in zip(unsealed, _stocked(store, unsealed, looks), strict=True):
-        writer = store.writer(each.identity, look.shapes(count), attributes=_about(each, look), shard_rows=rows)
-        jobs.append(_Job(each, look, writer, frozenset(writer.missing()), asked))
-    return jobs
-
-
 def _stocked(store: FeatureStore, unsealed: Sequence[_Wanted], looks: Sequence[Look]) -> list[Look]:
     """The looks with the rows that need not be made again."""
     found = stocks(store, [(w.identity, _about(w, look)) for w, look in zip(unsealed, looks, strict=True)])
@@ -314,88 +317,161 @@ def _share_copied(
 
 
 def _run(
-    jobs: Sequence[_Job], images: ImageList, config: ExtractConfig, compute: Compute, report: ExtractReport
+    pool: Pool[_Extractor], unsealed: Sequence[_Wanted], images: ImageList, compute: Compute, report: ExtractReport
 ) -> None:
-    """Shard by shard: embed for every artifact that lacks it, publish, and seal what is whole."""
-    cuts: dict[int, list[_Job]] = defaultdict(list)  # artifacts begun with another cut keep theirs
-    for job in jobs:
-        cuts[job.writer.shard_rows].append(job)
-    started, meter = time.perf_counter(), Meter()
-    for group in cuts.values():
-        _run_group(group, images, config, compute, report, meter)
-        for job in group:
-            report.encoders[job.wanted.source.label].copied += job.look.stock.copied.total()
-            if not job.writer.missing():
-                job.writer.seal(_origin(job))
+    """Shard by shard: embedded for every artifact that lacks it, published, and sealed where it is whole."""
+    cuts = pool.ask(_Extractor.cuts, None)
+    started, seen, waited = time.perf_counter(), 0, 0.0
+    copied: dict[int, Counter[Key]] = defaultdict(Counter)
+    for cut in cuts:
+        for made in _made(pool, cut, images, compute, report, unsealed):
+            seen, waited = seen + made.images, waited + made.waited
+            for place, rows in made.copied.items():
+                copied[place].update(rows)
+            for label, tally in made.tallies.items():
+                report.encoders[label].tally.add(tally)
+    for place, rows in copied.items():
+        report.encoders[unsealed[place].source.label].copied += rows.total()
+    pool.ask(_Extractor.seal, copied)
     seconds = time.perf_counter() - started
-    report.images_per_second = meter.images / seconds
-    report.waiting = meter.waited / seconds
-    copied = sum(e.copied for e in report.encoders.values())
-    done = f"{meter.images} images for {len(jobs)} artifacts in {seconds:.1f} s, {copied} rows copied"
+    report.images_per_second = seen / seconds
+    report.waiting = waited / seconds / pool.workers
+    total = sum(e.copied for e in report.encoders.values())
+    done = f"{seen} images for {len(unsealed)} artifacts in {seconds:.1f} s, {total} rows copied"
     rate = f"{report.images_per_second:.1f} images/s, {100 * report.waiting:.0f} % of the time waiting for images"
     log.info("%s: %s, %s", images.title, done, rate)
 
 
-def _run_group(
-    group: Sequence[_Job],
+def _made(
+    pool: Pool[_Extractor],
+    cut: _Cut,
     images: ImageList,
-    config: ExtractConfig,
     compute: Compute,
     report: ExtractReport,
-    meter: Meter,
-) -> None:
+    unsealed: Sequence[_Wanted],
+) -> Iterator[_Made]:
     """The shards of artifacts that are cut alike: in order, but on from a random place where others are at work too.
 
     Processes that begin or meet at one place would otherwise march in step from there, each doing all of the work.
     """
     index, count = compute.part
-    cut = group[0].writer
-    mine = [s for s in range(cut.shard_count) if s % count == index - 1]
-    for job in group:
-        skipped = [s for s in mine if s not in job.missing]
-        report.encoders[job.wanted.source.label].shards_skipped += len(skipped)
-    left = [s for s in mine if any(s in job.missing for job in group)]
-    place, alone = 0, not any(job.writer.begun for job in group)
-    with progress(sum(len(cut.shard_range(s)) for s in left), f"{images.title}, {len(group)} artifacts") as meter.bar:
+    rows = [range(first, min(first + cut.rows, len(images))) for first in range(0, len(images), cut.rows)]
+    mine = [s for s in range(len(rows)) if s % count == index - 1]
+    for place, lacks in cut.lacks.items():
+        report.encoders[unsealed[place].source.label].shards_skipped += len(set(mine) - lacks)
+    left = [s for s in mine if any(s in lacks for lacks in cut.lacks.values())]
+    done = sum(len(rows[s]) for s in mine) - sum(len(rows[s]) for s in left)
+    alone = not cut.begun
+
+    def following() -> Iterator[tuple[int, int]]:
+        place = 0
         while left:
             place = place % len(left) if alone else secrets.randbelow(len(left))
-            alone = _run_shard(left.pop(place), group, images, config, compute, report, meter)
+            yield cut.rows, left.pop(place)
+
+    what = f"{images.title}, {len(cut.lacks)} artifacts"
+    with progress(sum(len(rows[s]) for s in mine), what, initial=done) as bar:
+        for (_, shard), made in pool.run(_Extractor.shard, following(), bar):
+            lacking = [place for place, lacks in cut.lacks.items() if shard in lacks]
+            alone = set(lacking) == set(made.written)
+            for place in lacking:
+                counts = report.encoders[unsealed[place].source.label]
+                counts.shards_written += place in made.written
+                counts.shards_skipped += place not in made.written
+            yield made
 
 
-def _run_shard(
-    shard: int,
-    group: Sequence[_Job],
-    images: ImageList,
-    config: ExtractConfig,
-    compute: Compute,
-    report: ExtractReport,
-    meter: Meter,
-) -> bool:
-    """One shard of the artifacts that lack it by now; whether no other process was seen to have done it meanwhile."""
-    lacking = [job for job in group if shard in job.missing]
-    todo = [job for job in lacking if not job.writer.has(shard)]
-    rows = group[0].writer.shard_range(shard)
-    if not todo:
-        meter.skip(len(rows))
-    looks, asked = [job.look for job in todo], group[0].asked
-    blocks = embed_rows(rows, looks, images, config, compute, meter, asked=asked) if todo else []
-    made = {job.writer.key: block for job, block in zip(todo, blocks, strict=True)}
-    alone = True
-    for job in lacking:
-        counts = report.encoders[job.wanted.source.label]
-        if job.writer.key in made and not job.writer.has(shard):
-            job.writer.write(shard, made[job.writer.key])
-            counts.shards_written += 1
+@dataclass(frozen=True)
+class _Extraction(Work["_Extractor"]):
+    """Which embeddings are to be made, and how."""
+
+    sight: Sight
+    images: ImageList
+    wanted: tuple[_Wanted, ...]
+    config: ExtractConfig
+    compute: Compute
+
+    def check(self) -> None:
+        self.sight.check()
+
+    def open(self, worker: Worker) -> _Extractor:
+        return _Extractor(self, worker)
+
+
+class _Extractor:
+    """Networks and open artifacts: a worker that makes shards."""
+
+    def __init__(self, work: _Extraction, worker: Worker) -> None:
+        store = self.store = work.sight.open(write=True)
+        self.work, self.worker = work, worker
+        self.compute = compute = work.compute.of(worker)
+        self.asked = _asked(work.images, work.config)
+        self.tallies = {w.source.label: Tally() for w in work.wanted}
+        looks = _looks(work.wanted, self.tallies, compute)
+        _check_space(store, work.images, looks)  # whatever is refused is refused before anything is written
+        check_canaries(store, list(zip((w.source for w in work.wanted), looks, strict=True)), work.config, compute)
+        store_images(store, work.images)
+        self.jobs = self._open(looks)
+
+    def _open(self, looks: Sequence[Look]) -> list[_Job]:
+        """A writer for each artifact, all cut at the same rows, and what can be copied into it."""
+        count, wanted, store = len(self.work.images), self.work.wanted, self.store
+        widest = max(4 * int(np.prod(look.shapes(count)["vectors"][1:])) for look in looks)
+        rows = self.compute.shard_rows or layout.shard_rows(count, widest)
+        jobs = []
+        for each, look in zip(wanted, _stocked(store, wanted, looks), strict=True):
+            writer = store.writer(each.identity, look.shapes(count), attributes=_about(each, look), shard_rows=rows)
+            jobs.append(_Job(each, look, writer))
+        return jobs
+
+    def cuts(self, _: None) -> list[_Cut]:
+        """The artifacts by where they are cut: those begun with another cut keep theirs."""
+        by_rows: dict[int, list[int]] = defaultdict(list)
+        for place, job in enumerate(self.jobs):
+            by_rows[job.writer.shard_rows].append(place)
+        return [
+            _Cut(
+                rows,
+                {place: frozenset(self.jobs[place].writer.missing()) for place in places},
+                any(self.jobs[place].writer.begun for place in places),
+            )
+            for rows, places in by_rows.items()
+        ]
+
+    def shard(self, unit: tuple[int, int]) -> _Made:
+        """The shard of this number of all artifacts with this cut that lack it by now."""
+        cut, shard = unit
+        places = [place for place, job in enumerate(self.jobs) if job.writer.shard_rows == cut]
+        todo = [place for place in places if not self.jobs[place].writer.has(shard)]
+        rows = self.jobs[places[0]].writer.shard_range(shard)
+        meter = Meter(self.worker.bar)
+        for tally in self.tallies.values():
+            tally.embedded, tally.seconds = 0, 0.0
+        written: list[int] = []
+        copied: dict[int, dict[Key, int]] = {}
+        images = self.work.images
+        if todo:
+            looks = [self.jobs[place].look for place in todo]
+            for look in looks:
+                look.stock.copied.clear()
+            blocks = embed_rows(rows, looks, images, self.work.config, self.compute, meter, asked=self.asked)
+            for place, block in zip(todo, blocks, strict=True):
+                writer = self.jobs[place].writer
+                if not writer.has(shard):
+                    writer.write(shard, block)
+                    written.append(place)
+                copied[place] = dict(self.jobs[place].look.stock.copied)
         else:
-            counts.shards_skipped += 1
-            alone = False
-    return alone
+            meter.skip(len(rows))
+        tallies = {label: dataclasses.replace(tally) for label, tally in self.tallies.items()}
+        return _Made(written, copied, tallies, meter.images, meter.waited)
 
-
-def _origin(job: _Job) -> dict[str, Any]:
-    """For the provenance: how many rows this process copied from where."""
-    copied = job.look.stock.copied
-    return {"rows_copied": {str(key): rows for key, rows in sorted(copied.items())}} if copied else {}
+    def seal(self, copied: Mapping[int, Mapping[Key, int]]) -> None:
+        """Seal what is whole; `copied` are how many rows came from where, for the provenance."""
+        for place, job in enumerate(self.jobs):
+            if not job.writer.missing():
+                rows = {str(key): count for key, count in sorted(copied.get(place, {}).items())}
+                job.writer.seal({"rows_copied": rows} if rows else {})
 
 
 def _failures(store: FeatureStore, wanted: Sequence[_Wanted]) -> dict[str, str]:

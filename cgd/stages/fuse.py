@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
+import io
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +28,12 @@ from cgd.data.sampling import (
     some_labels,
     some_of_each,
 )
+from cgd.engines import Engine, Work, Worker
+from cgd.engines.local import LOCAL
 from cgd.errors import InputError, StoreError
 from cgd.methods import Method
 from cgd.retrieval.vectors import combine_scales, to_single
+from cgd.stages.sight import Sight, sight
 from cgd.store.artifact import Artifact
 from cgd.store.feature_store import FeatureStore
 from cgd.types import Batch, Codebook, Key, Target
@@ -233,34 +231,76 @@ def _finite(vectors: np.ndarray) -> np.ndarray:
     return (vectors.view(np.uint16) & 0x7FFF).max(axis=1, initial=0) < 0x7C00  # the exponent of infinity and NaN
 
 
-class EpochTargets(AbstractContextManager["EpochTargets"]):
-    """Targets of consecutive epochs, each built while the one before is used; at most two are on disk."""
+@dataclass(frozen=True)
+class _Building(Work["_Builder"]):
+    """Targets of epochs, into `folder` where whoever asks is on the same machine."""
 
-    def __init__(self, plan: TargetPlan) -> None:
+    plan: TargetPlan
+    folder: Path
+    sight: Sight
+
+    def check(self) -> None:
+        self.sight.check()
+
+    def open(self, worker: Worker) -> _Builder:
+        return _Builder(self.plan, None if worker.elsewhere else self.folder)
+
+    def abandon(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Builder:
+    plan: TargetPlan
+    folder: Path | None
+
+    def build(self, epoch: int) -> bytes:
+        """Targets of an epoch as a `.npz` file: in the folder, or sent where the folder is not here."""
+        file: Any = io.BytesIO() if self.folder is None else self.folder / _name(epoch)
+        _build(self.plan, epoch, file)
+        return file.getvalue() if self.folder is None else b""
+
+
+def _name(epoch: int) -> str:
+    return f"epoch-{epoch}.npz"
+
+
+class EpochTargets(AbstractContextManager["EpochTargets"]):
+    """Targets of epochs up to `last`, built while earlier ones are used: one by each worker of the engine.
+
+    With one worker at most two epochs are on disk.
+    """
+
+    def __init__(self, plan: TargetPlan, engine: Engine = LOCAL) -> None:
         self.plan = plan
         self._folder = tempfile.TemporaryDirectory(prefix="cgd-targets-")
-        self._pool = ProcessPoolExecutor(
-            1,
-            multiprocessing.get_context("spawn"),
-            initializer=_live_and_die_with_parent,
-            initargs=(self._folder.name,),
-        )
-        self._building: dict[int, Future[Path]] = {}
+        self._ends = ExitStack()
+        seen = self._ends.enter_context(sight(plan.open_store(), engine))
+        work = _Building(plan, Path(self._folder.name), seen)
+        self._pool = self._ends.enter_context(engine.start(work, apart=True))
+        self._building: Iterator[tuple[int, bytes]] = iter(())
+        self._following = -1  # what will be built next, unless another epoch is asked for
+        self._built: set[int] = set()
 
     def epoch(self, epoch: int, last: int) -> tuple[list[Batch], Iterator[Target]]:
-        """Batches and their targets; begins to build the next epoch unless `epoch` is the `last`."""
+        """Batches and their targets; those after it, up to the `last`, are built meanwhile."""
+        path = Path(self._folder.name) / _name(epoch)
         try:
-            path = self._start(epoch).result()
-        except (OSError, BrokenProcessPool) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            if epoch not in self._built and epoch != self._following:
+                self._building = self._pool.run(_Builder.build, range(epoch, last + 1))
+            while epoch not in self._built:
+                found, sent = next(self._building)
+                if sent:
+                    (Path(self._folder.name) / _name(found)).write_bytes(sent)
+                self._built.add(found)
+        except OSError as error:
             raise StoreError(
-                f"cannot write the targets of epoch {epoch + 1} in {self._folder.name}: {reason}; "
+                f"cannot write the targets of epoch {epoch + 1} in {self._folder.name}: {error.strerror or error}; "
                 "free space there (or set TMPDIR) and repeat the same command, it continues."
             ) from error
-        del self._building[epoch]
-        (Path(self._folder.name) / f"epoch-{epoch - 1}.npz").unlink(missing_ok=True)
-        if epoch < last:
-            self._start(epoch + 1)
+        self._built.remove(epoch)
+        self._following = epoch + 1
+        (Path(self._folder.name) / _name(epoch - 1)).unlink(missing_ok=True)
         with np.load(path) as saved:
             sizes = saved["sizes"]
             cuts = np.cumsum(sizes)[:-1]
@@ -275,40 +315,19 @@ class EpochTargets(AbstractContextManager["EpochTargets"]):
             for i in range(count):
                 yield {name: saved[f"{i}.{name}"] for name in names}
 
-    def _start(self, epoch: int) -> Future[Path]:
-        if epoch not in self._building:
-            path = Path(self._folder.name) / f"epoch-{epoch}.npz"
-            self._building[epoch] = self._pool.submit(_build, self.plan, epoch, path)
-        return self._building[epoch]
-
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._ends.close()
         self._folder.cleanup()
 
 
-def _live_and_die_with_parent(folder: str) -> None:
-    """Leave Ctrl-C to the training process; when that is killed, remove its targets and end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        shutil.rmtree(folder, ignore_errors=True)
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _build(plan: TargetPlan, epoch: int, path: Path) -> Path:
+def _build(plan: TargetPlan, epoch: int, file: Path | io.BytesIO) -> None:
     batches, targets = epoch_targets(plan, epoch)
     arrays = {f"{i}.{name}": value for i, target in enumerate(targets) for name, value in target.items()}
     save: Any = np.savez  # its stub takes a dictionary of arrays for its flag
     save(
-        path,
+        file,
         sizes=np.array([len(b) for b in batches]),
         rows=np.concatenate([b.rows for b in batches]),
         views=np.concatenate([b.views for b in batches]),
         **arrays,
     )
-    return path

@@ -6,12 +6,16 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from cgd.config import EvaluateConfig, IndexConfig
+from cgd.engines import Engine, Work, Worker
+from cgd.engines.local import LOCAL
 from cgd.errors import InputError
+from cgd.progress import progress
 from cgd.retrieval.bootstrap import interval
 from cgd.retrieval.metrics import (
     HAMMING,
@@ -22,14 +26,28 @@ from cgd.retrieval.metrics import (
     score,
     score_at,
 )
-from cgd.retrieval.search import Block, Scorer, count_above, nearest, ranks_of
+from cgd.retrieval.search import (
+    Block,
+    Levels,
+    Pieces,
+    Scorer,
+    counts_above,
+    in_given_order,
+    levels_of,
+    nearest,
+    ranks_of,
+    scores_of_wanted,
+)
 from cgd.retrieval.video import VideoScorer
 from cgd.stages.cards import recalls_of
 from cgd.stages.descriptors import Gallery, Member, RandomDistractors, computed, join, open_gallery
-from cgd.stages.videos import video_vectors
+from cgd.stages.rows import runs
+from cgd.stages.sight import Sight, sight
+from cgd.stages.videos import gallery_of, video_vectors
 from cgd.store.feature_store import FeatureStore
-from cgd.types import Benchmark, GroundTruth, Score
+from cgd.types import Benchmark, GroundTruth, ImageList, Score
 
+RUNS_PER_WORKER = 4  # of blocks: fewer leave workers idle in the end, more travel more
 Ranks = dict[str, list[np.ndarray]]
 Wanted = Mapping[str, tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]
 
@@ -50,6 +68,7 @@ class Job:
     random: RandomDistractors | None
     scorer: Callable[[np.ndarray], Scorer]
     workers: int | None
+    engine: Engine = LOCAL
 
     @property
     def protocols(self) -> Sequence[str]:
@@ -70,7 +89,8 @@ class Found:
 def score_images(job: Job) -> Found:
     """Every query by cosine with every image of gallery and distractors."""
     started = time.perf_counter()
-    gallery = open_gallery(job.store, job.members, job.config.descriptors, job.random)
+    of_gallery = job.members, job.config.descriptors, job.random
+    gallery = open_gallery(job.store, *of_gallery, job.engine)
     query_vectors = [computed(job.store, m.queries, m.whitening) for m in job.members]
     present, readable = (np.logical_and.reduce([v.valid for v in found]) for found in (gallery.sets[0], query_vectors))
     _refuse_invalid(job, present, readable[job.rows])
@@ -80,7 +100,8 @@ def score_images(job: Job) -> Found:
     wanted = {p: relevance(job.truth, "medium" if p == "labels" else p) for p in job.protocols}
     measured: dict[str, Any]
     if job.config.index == "exact":
-        ranks, measured = _exact_ranks(job, job.scorer(queries), gallery.blocks, wanted), {}
+        parts = _Parts(partial(job.scorer, queries), partial(_image_blocks, of_gallery=of_gallery))
+        ranks, measured = _exact_ranks(job, parts, gallery.blocks, wanted), {}
     else:
         ranks, measured = _found_ranks(job, queries, gallery, wanted)
     searched = time.perf_counter()
@@ -100,13 +121,14 @@ def score_images(job: Job) -> Found:
 def score_videos(job: Job) -> Found:
     """Every query video against all videos; mAP among the first 100 and over all (methods.md 8.5)."""
     started = time.perf_counter()
-    gallery = video_vectors(job.store, job.benchmark.gallery, job.members, lambda member: member.gallery)
+    gallery = video_vectors(job.store, job.benchmark.gallery, job.members, gallery_of)
     queries = video_vectors(job.store, job.benchmark.queries, job.members, lambda member: member.queries)
     _refuse_invalid(job, gallery.valid, queries.valid)
-    scorer = VideoScorer(queries.read(range(len(queries.starts))), job.config.video)
+    scorer = partial(VideoScorer, queries.read(range(len(queries.starts))), job.config.video)
     described = time.perf_counter()
     wanted = {p: relevance(job.truth, "medium") for p in VIDEO_PROTOCOLS}
-    ranks = _exact_ranks(job, scorer, gallery.blocks, wanted)
+    blocks_of = partial(_video_blocks, images=job.benchmark.gallery, members=job.members)
+    ranks = _exact_ranks(job, _Parts(scorer, blocks_of), gallery.blocks, wanted)
     searched = time.perf_counter()
     results = [score_at(p, ranks[p], k) for p, k in VIDEO_PROTOCOLS.items()]
     return Found(
@@ -162,15 +184,77 @@ def score_codes(job: Job) -> Found:
     )
 
 
-def _exact_ranks(job: Job, scorer: Scorer, blocks: Sequence[Block], wanted: Wanted) -> Ranks:
-    """Ranks of all positives: every image of the gallery is compared with them, whatever the number of protocols."""
+@dataclass(frozen=True)
+class _Parts:
+    """How a worker comes by the scorer of the queries, and by the blocks of the gallery from its store."""
+
+    scorer: Callable[[], Scorer]
+    blocks: Callable[[FeatureStore], Sequence[Block]]
+
+
+def _image_blocks(store: FeatureStore, *, of_gallery: Any) -> Sequence[Block]:
+    return open_gallery(store, *of_gallery).blocks
+
+
+def _video_blocks(store: FeatureStore, *, images: ImageList, members: Sequence[Member]) -> Sequence[Block]:
+    return video_vectors(store, images, members, gallery_of).blocks
+
+
+def _exact_ranks(job: Job, parts: _Parts, blocks: Sequence[Block], wanted: Wanted) -> Ranks:
+    """Ranks of all positives: every image of the gallery is compared with them, whatever the number of protocols.
+
+    Workers take runs of blocks: first for the scores of what is wanted, then to count what comes before it. Counts
+    are whole numbers, so ranks do not depend on who counted.
+    """
     truth = job.truth
-    chosen = [np.unique(np.concatenate(parts)) for parts in zip(truth.easy, truth.hard, truth.junk, strict=True)]
-    above = count_above(scorer, blocks, chosen, workers=job.workers, what=f"scoring {job.model}"[:40])
+    chosen = [np.unique(np.concatenate(each)) for each in zip(truth.easy, truth.hard, truth.junk, strict=True)]
+    with sight(job.store, job.engine) as seen, job.engine.start(_Search(seen, parts, job.workers)) as pool:
+        cuts = list(runs(len(blocks), 1 if pool.workers == 1 else RUNS_PER_WORKER * pool.workers))
+        found = pool.run(_Searcher.scores, [(cut, chosen) for cut in cuts])
+        levels = levels_of(chosen, [pieces for _, pieces in found])
+        above = [np.zeros(len(each), np.int64) for each in chosen]
+        with progress(sum(len(b.rows) for b in blocks), f"scoring {job.model}"[:40]) as bar:
+            for _, counts in pool.run(_Searcher.counts, [(cut, levels) for cut in cuts], bar):
+                for total, more in zip(above, counts, strict=True):
+                    total += more
+    above = in_given_order(levels, above)
     return {
         protocol: [ranks_of(*each) for each in zip(chosen, above, positives, ignored, strict=True)]
         for protocol, (positives, ignored) in wanted.items()
     }
+
+
+@dataclass(frozen=True)
+class _Search(Work["_Searcher"]):
+    sight: Sight
+    parts: _Parts
+    threads: int | None
+
+    def check(self) -> None:
+        self.sight.check()
+
+    def open(self, worker: Worker) -> _Searcher:
+        blocks = self.parts.blocks(self.sight.open())
+        return _Searcher(self.parts.scorer(), blocks, worker.threads or self.threads, worker)
+
+
+@dataclass(frozen=True)
+class _Searcher:
+    scorer: Scorer
+    blocks: Sequence[Block]
+    threads: int | None
+    worker: Worker
+
+    def scores(self, unit: tuple[range, Sequence[np.ndarray]]) -> Pieces:
+        cut, wanted = unit
+        return scores_of_wanted(self.scorer, self._blocks(cut), wanted, workers=self.threads)
+
+    def counts(self, unit: tuple[range, Sequence[Levels]]) -> list[np.ndarray]:
+        cut, levels = unit
+        return counts_above(self.scorer, self._blocks(cut), levels, workers=self.threads, bar=self.worker.bar)
+
+    def _blocks(self, cut: range) -> Sequence[Block]:
+        return self.blocks[cut.start : cut.stop]
 
 
 def _found_ranks(job: Job, queries: np.ndarray, gallery: Gallery, wanted: Wanted) -> tuple[Ranks, dict[str, Any]]:

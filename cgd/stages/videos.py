@@ -59,6 +59,11 @@ class VideoVectors:
         return blocks
 
 
+def gallery_of(member: Member) -> Key | Fused:
+    """The side of a member that is searched in."""
+    return member.gallery
+
+
 def video_vectors(
     store: FeatureStore, images: ImageList, members: Sequence[Member], side: Callable[[Member], Key | Fused]
 ) -> VideoVectors:

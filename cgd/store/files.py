@@ -111,7 +111,8 @@ class LocalFiles(Files):
 
     def __init__(self, root: Path, *, write: bool = False) -> None:
         self.root = root
-        self.url = self.address = str(root)
+        self.url = str(root)
+        self.address = os.path.abspath(root)  # another process may stand in another folder
         self.write = write
 
     def read(self, path: str) -> bytes:

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing.connection import Connection
 from typing import Any
 
 from cgd.engines import Engine, Opened, Pool, Result, Ticks, Unit, Work, Worker
@@ -60,8 +61,8 @@ class Processes(Pool[Opened]):
     def __init__(self, work: Work[Opened], count: int, threads: int) -> None:
         self.workers = count
         context = multiprocessing.get_context("spawn")
-        self._over = context.Event()
-        self._pool = ProcessPoolExecutor(count, context, _begin, (work, context.Value("i", 0), threads, self._over))
+        waiting, self._alive = context.Pipe(duplex=False)  # closed when workers are to end, or by this process's end
+        self._pool = ProcessPoolExecutor(count, context, _begin, (work, context.Value("i", 0), threads, waiting))
         self._busy: dict[Future[Done], Any] = {}
 
     def run(
@@ -87,28 +88,27 @@ class Processes(Pool[Opened]):
 
     def __exit__(self, *_: object) -> None:
         if self._busy:
-            self._over.set()
+            self._alive.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._alive.close()
 
 
 _hand: Hand | None = None  # of this worker's process
 
 
-def _begin(work: Work[Any], begun: Any, threads: int, over: Any) -> None:
+def _begin(work: Work[Any], begun: Any, threads: int, alive: Connection) -> None:
     """Make ready for units; Ctrl-C is the parent's, and the worker ends with the parent or when told so."""
     global _hand
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with begun.get_lock():
         number, begun.value = begun.value, begun.value + 1
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    for ending in (parent.join, over.wait):
-        threading.Thread(target=_end_after, args=(ending, work), daemon=True).start()
+    threading.Thread(target=_end_with, args=(alive, work), daemon=True).start()
     _hand = Hand(work, Worker(number, threads))
 
 
-def _end_after(ending: Callable[[], Any], work: Work[Any]) -> None:
-    ending()
+def _end_with(alive: Connection, work: Work[Any]) -> None:
+    with suppress(EOFError, OSError):
+        alive.recv()
     with suppress(Exception):
         work.abandon()
     os._exit(1)

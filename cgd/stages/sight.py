@@ -40,7 +40,7 @@ class Sight:
         """Raise `EngineError` where this machine does not see what the one that asked does."""
         here = socket.gethostname()
         try:
-            found = self.open()
+            found = self.open(write=bool(self.beacon))  # it may not be there yet, but for the beacon
         except CgdError as error:
             raise EngineError(
                 f"{here} cannot open the store: {error} Put the store where every node sees it."

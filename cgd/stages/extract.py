@@ -30,7 +30,7 @@ from cgd.stages.canaries import check_canaries
 from cgd.stages.embed import NOT_ASKED, Look, Meter, Tally, embed_rows, policy_settings
 from cgd.stages.growth import stocks
 from cgd.stages.images import check_same_images, store_images
-from cgd.stages.sight import Sight, sight
+from cgd.stages.sight import Sight, rooted, sight
 from cgd.store import layout
 from cgd.store.feature_store import FeatureStore
 from cgd.store.keys import Identity, canonical, identify, ids_digest, sha256
@@ -194,7 +194,7 @@ def extract(
     unsealed = [w for w in wanted if w not in finished]
     if unsealed:
         with sight(store, engine, images, [w.source.weights for w in unsealed]) as seen:
-            work = _Extraction(seen, images, tuple(unsealed), config, compute)
+            work = _Extraction(seen, rooted(images), tuple(unsealed), config, compute)
             with engine.start(work, gpus=compute.device.type == "cuda") as pool:
                 _run(pool, unsealed, images, compute, report)
     else:

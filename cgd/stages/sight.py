@@ -80,6 +80,7 @@ def sight(
         yield seen
         return
     first = None
+    images = images and rooted(images)
     if images is not None and images.root is not None and len(images):
         first = images.paths[0], np.asarray(digest_of(image_bytes(images.root, images.paths[0]))).tobytes()
     files = {w.digest: w.path for w in weights if w is not None and w.path is not None}
@@ -91,3 +92,8 @@ def sight(
             image=first,
             weights=tuple((path, digest) for digest, path in files.items()),
         )
+
+
+def rooted(images: ImageList) -> ImageList:
+    """The images where a process in another folder finds them."""
+    return images if images.root is None else dataclasses.replace(images, root=images.root.absolute())

@@ -248,6 +248,7 @@ def _distillation(
         method_config=method_config(recipe),
         out=out,
         compute=session.compute(),
+        engine=session.engine,
     )
 
 

@@ -17,6 +17,8 @@ from safetensors.torch import save
 from cgd import launch, registry
 from cgd.config import DistillConfig
 from cgd.data.views import CROP, FIXED, crop_name
+from cgd.engines import Engine
+from cgd.engines.local import LOCAL
 from cgd.errors import InputError, MissingError
 from cgd.methods import Needs
 from cgd.models.devices import Compute
@@ -76,6 +78,7 @@ class Distillation:
     method_config: Any
     out: Path
     compute: Compute
+    engine: Engine = LOCAL  # who builds targets
 
 
 def distill(job: Distillation, processes: Processes = Processes()) -> DistillReport:  # noqa: B008
@@ -176,7 +179,8 @@ def _training(
         usable = usable_rows(job.store, plan.vectors) & ~withheld.beyond
         scored = validation_rows(job.images.labels, withheld.validation, usable, job.config.seed)
     name = str(identity.key)
-    return Training(job.store, job.images, plan, job.source, job.config, name, job.out, job.compute, processes, scored)
+    where = job.out, job.compute, processes, scored, job.engine
+    return Training(job.store, job.images, plan, job.source, job.config, name, *where)
 
 
 def _views_used(

@@ -19,6 +19,8 @@ import torch
 from cgd import launch
 from cgd.config import DistillConfig
 from cgd.data.images import read_image
+from cgd.engines import Engine
+from cgd.engines.local import LOCAL
 from cgd.errors import InputError
 from cgd.methods._maps import ATTENTION, FEATURES, WithMaps
 from cgd.models import batchnorm
@@ -98,9 +100,11 @@ class Training:
         compute: Compute,
         processes: Processes = Processes(),  # noqa: B008
         scored: np.ndarray | None = None,
+        engine: Engine = LOCAL,
     ) -> None:
         self.store, self.images, self.plan, self.source, self.config = store, images, plan, source, config
         self.out, self.compute, self.processes, self.scored = out, compute, processes, scored
+        self.engine = engine
         self.method = method_of(plan)
         self.checkpoint = Checkpoint(out, name, compute.device, processes.count)
         self.pixels = StudentPixels(store, images, plan, config, compute)
@@ -229,7 +233,7 @@ class Training:
         if not self.processes.first:
             yield lambda epoch: (epoch_batches(self.plan, epoch), repeat(None))
             return
-        with EpochTargets(self.plan) as targets:
+        with EpochTargets(self.plan, self.engine) as targets:
             yield lambda epoch: targets.epoch(epoch, self.config.epochs - 1)
 
     def _epoch(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cgd import launch
 from cgd.retrieval import search
 from cgd.retrieval.search import Block, DotProducts, count_above, exact_ranks, nearest
 from cgd.retrieval.vectors import to_single
@@ -154,8 +155,8 @@ def test_every_finite_half_is_the_same_in_single_precision():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="cores a process may use are known on Linux")
 def test_workers_do_not_exceed_the_cores_this_process_may_use(monkeypatch):
-    monkeypatch.setattr(search.os, "sched_getaffinity", lambda _: {0, 5, 7})
-    assert search.available_cores() == 3
+    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: {0, 5, 7})
+    assert launch.available_cores() == 3
 
 
 def test_products_by_torch_score_as_products_by_numpy(drawn_vectors):

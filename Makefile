@@ -29,7 +29,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/epoch_targets.py
 
 # Google's client is left out: nothing here runs it, and it is large.
-EXTRAS := $(addprefix --extra ,s3 parquet video tensorboard onnx test lint bench)
+EXTRAS := $(addprefix --extra ,s3 parquet ray video tensorboard onnx test lint bench)
 
 # Every package pinned for every platform, from the bounds in pyproject.toml.
 lock:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from cgd.engines import Engine, Opened, Pool, Result, Ticks, Unit, Work, Worker
@@ -21,17 +24,23 @@ from cgd.errors import EngineError
 from cgd.launch import available_cores
 
 
-@dataclass(frozen=True)
 class Local(Engine):
-    """`processes` of this machine with `threads` each (none: a share of the cores); one is this very process."""
+    """`processes` of this machine with `threads` each (none: a share of the cores); one is this very process.
 
-    processes: int = 1
-    threads: int | None = None
+    Several stay until the engine is forgotten, so that stage after stage finds them ready.
+    """
+
+    def __init__(self, processes: int = 1, threads: int | None = None) -> None:
+        self.processes = processes
+        self.threads = threads
+        self._crew: _Crew | None = None
 
     def start(self, work: Work[Opened], *, gpus: bool = False, apart: bool = False) -> Pool[Opened]:  # noqa: ARG002
-        if self.processes > 1 or apart:
-            return Processes(work, self.processes, self.threads or max(1, available_cores() // self.processes))
-        return Here(work, self.threads)
+        if self.processes == 1:
+            return Processes(work, _Crew(1, self.threads), last=True) if apart else Here(work, self.threads)
+        if self._crew is None or self._crew.ended:
+            self._crew = _Crew(self.processes, self.threads)
+        return Processes(work, self._crew)
 
 
 LOCAL = Local()
@@ -55,65 +64,94 @@ class Here(Pool[Opened]):
             yield unit, do(self._opened[0], unit)
 
 
-class Processes(Pool[Opened]):
-    """Processes beside this one, which share its cores; they end with it."""
+class _Crew:
+    """Processes beside this one, which share its cores; they end with it, and at once when `alive` is closed."""
 
-    def __init__(self, work: Work[Opened], count: int, threads: int) -> None:
-        self.workers = count
+    def __init__(self, count: int, threads: int | None) -> None:
+        self.count = count
         context = multiprocessing.get_context("spawn")
-        waiting, self._alive = context.Pipe(duplex=False)  # closed when workers are to end, or by this process's end
-        self._pool = ProcessPoolExecutor(count, context, _begin, (work, context.Value("i", 0), threads, waiting))
+        waiting, self.alive = context.Pipe(duplex=False)
+        threads = threads or max(1, available_cores() // count)
+        self.pool = ProcessPoolExecutor(count, context, _begin, (context.Value("i", 0), threads, waiting))
+        self.ended = False
+
+    def end(self, *, at_once: bool) -> None:
+        self.ended = True
+        if at_once:
+            self.alive.close()
+        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.alive.close()
+
+
+class Processes(Pool[Opened]):
+    """A crew at one work, which each of its processes reads from a file; the crew ends with its `last`."""
+
+    def __init__(self, work: Work[Opened], crew: _Crew, *, last: bool = False) -> None:
+        self.workers = crew.count
+        self._crew, self._last = crew, last
         self._busy: dict[Future[Done], Any] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="cgd-work-")
+        self._work = Path(self._folder.name) / "work"
+        self._work.write_bytes(pickle.dumps(work))
 
     def run(
         self, do: Callable[[Opened, Unit], Result], units: Iterable[Unit], bar: Any = None
     ) -> Iterator[tuple[Unit, Result]]:
         busy, left = self._busy, iter(units)
+
+        def hand_out() -> None:
+            for unit in islice(left, self.workers - len(busy)):
+                busy[self._crew.pool.submit(_do, self._work, do, unit)] = unit
+
         try:
-            while True:
-                for unit in islice(left, self.workers - len(busy)):
-                    busy[self._pool.submit(_do, do, unit)] = unit
-                if not busy:
-                    return
+            hand_out()
+            while busy:
                 for future in wait(busy, return_when=FIRST_COMPLETED).done:
                     unit, done = busy.pop(future), future.result()
-                    for following in islice(left, self.workers - len(busy)):  # before anybody looks at the result
-                        busy[self._pool.submit(_do, do, following)] = following
+                    hand_out()  # before anybody looks at the result
                     yield unit, done.tell(bar)
+                hand_out()
         except BrokenProcessPool as error:
+            self._last = True
             raise EngineError(
                 "a worker process was ended from outside, perhaps because memory ran out: repeat the command, it "
                 "continues; fewer --processes need less memory."
             ) from error
 
     def __exit__(self, *_: object) -> None:
-        if self._busy:
-            self._alive.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._alive.close()
+        if self._busy or self._last:
+            self._crew.end(at_once=bool(self._busy))
+        self._folder.cleanup()
 
 
-_hand: Hand | None = None  # of this worker's process
+_worker: Worker | None = None  # of this process, where it is one of a crew
+_hand: tuple[Path, Hand] | None = None  # and what it is at
 
 
-def _begin(work: Work[Any], begun: Any, threads: int, alive: Connection) -> None:
+def _begin(begun: Any, threads: int, alive: Connection) -> None:
     """Make ready for units; Ctrl-C is the parent's, and the worker ends with the parent or when told so."""
-    global _hand
+    global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with begun.get_lock():
         number, begun.value = begun.value, begun.value + 1
-    threading.Thread(target=_end_with, args=(alive, work), daemon=True).start()
-    _hand = Hand(work, Worker(number, threads))
+    _worker = Worker(number, threads)
+    threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
 
 
-def _end_with(alive: Connection, work: Work[Any]) -> None:
+def _end_with(alive: Connection) -> None:
     with suppress(EOFError, OSError):
         alive.recv()
-    with suppress(Exception):
-        work.abandon()
+    if _hand is not None:
+        with suppress(Exception):
+            _hand[1].work.abandon()
+        shutil.rmtree(_hand[0].parent, ignore_errors=True)
     os._exit(1)
 
 
-def _do(function: Callable[[Any, Any], Any], unit: Any) -> Done:
-    assert _hand is not None
-    return _hand.do(function, unit)
+def _do(work: Path, function: Callable[[Any, Any], Any], unit: Any) -> Done:
+    global _hand
+    assert _worker is not None
+    if _hand is None or _hand[0] != work:
+        _hand = None  # what the last work opened goes before more is opened
+        _hand = work, Hand(pickle.loads(work.read_bytes()), _worker)  # noqa: S301 (the parent's own)
+    return _hand[1].do(function, unit)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from stored import Stored
 
+from cgd.engines import Engine
 from cgd.errors import InputError, MissingError
 from cgd.models.load import teacher
 from cgd.pipeline import steps
@@ -98,7 +99,7 @@ def test_the_student_keeps_nothing_of_the_layers(mapped: Stored, tmp_path: Path)
 
 
 class _Targets:
-    def __init__(self, plan: TargetPlan) -> None:
+    def __init__(self, plan: TargetPlan, engine: Engine) -> None:  # noqa: ARG002
         self.plan = plan
 
     def __enter__(self) -> _Targets:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cgd.engines import Engine
 from cgd.errors import WeightsError
 from cgd.models.encoder import Encoder
 from cgd.stages import training
@@ -41,7 +42,7 @@ class _Interrupted(Exception):
 class _Targets:
     """The targets of an epoch built in this very process, which saves a process per continued run."""
 
-    def __init__(self, plan: TargetPlan) -> None:
+    def __init__(self, plan: TargetPlan, engine: Engine) -> None:  # noqa: ARG002
         self.plan = plan
 
     def __enter__(self) -> _Targets:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -15,7 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from itertools import islice
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from cgd.engines import Engine, Opened, Pool, Result, Ticks, Unit, Work, Worker
@@ -73,6 +69,7 @@ class _Crew:
         waiting, self.alive = context.Pipe(duplex=False)
         threads = threads or max(1, available_cores() // count)
         self.pool = ProcessPoolExecutor(count, context, _begin, (context.Value("i", 0), threads, waiting))
+        self.works = 0
         self.ended = False
 
     def end(self, *, at_once: bool) -> None:
@@ -84,15 +81,14 @@ class _Crew:
 
 
 class Processes(Pool[Opened]):
-    """A crew at one work, which each of its processes reads from a file; the crew ends with its `last`."""
+    """A crew at one work; the crew ends with its `last`."""
 
     def __init__(self, work: Work[Opened], crew: _Crew, *, last: bool = False) -> None:
         self.workers = crew.count
-        self._crew, self._last = crew, last
-        self._busy: dict[Future[Done], Any] = {}
-        self._folder = tempfile.TemporaryDirectory(prefix="cgd-work-")
-        self._work = Path(self._folder.name) / "work"
-        self._work.write_bytes(pickle.dumps(work))
+        self._work, self._crew, self._last = work, crew, last
+        crew.works += 1
+        self._number, self._sent = crew.works, 0
+        self._busy: dict[Future[Done | None], tuple[Any, Any]] = {}
 
     def run(
         self, do: Callable[[Opened, Unit], Result], units: Iterable[Unit], bar: Any = None
@@ -101,13 +97,16 @@ class Processes(Pool[Opened]):
 
         def hand_out() -> None:
             for unit in islice(left, self.workers - len(busy)):
-                busy[self._crew.pool.submit(_do, self._work, do, unit)] = unit
+                self._submit(do, unit, with_work=self._sent < self.workers)
 
         try:
             hand_out()
             while busy:
                 for future in wait(busy, return_when=FIRST_COMPLETED).done:
-                    unit, done = busy.pop(future), future.result()
+                    (asked, unit), done = busy.pop(future), future.result()
+                    if done is None:
+                        self._submit(asked, unit, with_work=True)
+                        continue
                     hand_out()  # before anybody looks at the result
                     yield unit, done.tell(bar)
                 hand_out()
@@ -118,14 +117,19 @@ class Processes(Pool[Opened]):
                 "continues; fewer --processes need less memory."
             ) from error
 
+    def _submit(self, do: Callable[[Opened, Any], Any], unit: Any, *, with_work: bool) -> None:
+        """Hand out a unit; the work may be large, so it travels once per process, and again where that went wrong."""
+        self._sent += with_work
+        work = self._work if with_work else None
+        self._busy[self._crew.pool.submit(_do, self._number, work, do, unit)] = do, unit
+
     def __exit__(self, *_: object) -> None:
         if self._busy or self._last:
             self._crew.end(at_once=bool(self._busy))
-        self._folder.cleanup()
 
 
 _worker: Worker | None = None  # of this process, where it is one of a crew
-_hand: tuple[Path, Hand] | None = None  # and what it is at
+_hand: tuple[int, Hand] | None = None  # and which work it is at
 
 
 def _begin(begun: Any, threads: int, alive: Connection) -> None:
@@ -144,14 +148,16 @@ def _end_with(alive: Connection) -> None:
     if _hand is not None:
         with suppress(Exception):
             _hand[1].work.abandon()
-        shutil.rmtree(_hand[0].parent, ignore_errors=True)
     os._exit(1)
 
 
-def _do(work: Path, function: Callable[[Any, Any], Any], unit: Any) -> Done:
+def _do(number: int, work: Work[Any] | None, function: Callable[[Any, Any], Any], unit: Any) -> Done | None:
+    """What a unit gives; None where this process has yet to be given the work of this number."""
     global _hand
     assert _worker is not None
-    if _hand is None or _hand[0] != work:
+    if _hand is None or _hand[0] != number:
         _hand = None  # what the last work opened goes before more is opened
-        _hand = work, Hand(pickle.loads(work.read_bytes()), _worker)  # noqa: S301 (the parent's own)
+        if work is None:
+            return None
+        _hand = number, Hand(work, _worker)
     return _hand[1].do(function, unit)

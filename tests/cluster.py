@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,6 +87,7 @@ def nodes(count: int) -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{root}{os.pathsep}{root / 'tests'}")
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_TMPDIR", place := tempfile.mkdtemp(prefix="ray"))  # a longer path is too long for sockets
         patch.delenv("RAY_ADDRESS", raising=False)
         found = Nodes(free_port(), dict(os.environ))
         try:
@@ -96,3 +99,4 @@ def nodes(count: int) -> Iterator[Nodes]:
             ray.shutdown()
             for node in [*found.alive, *([found.head] if found.head else [])]:
                 end(node)
+            shutil.rmtree(place, ignore_errors=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import socket
+import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from cgd.engines import Engine, Opened, Pool, Result, Unit, Work, Worker
@@ -67,24 +70,43 @@ def _connect(address: str | None) -> None:
     ray = _ray()
     if ray.is_initialized():
         return
-    if address is not None:
+    if address is None:
+        address = os.environ.get("RAY_ADDRESS") or _left_here()
+    else:
         address = address if ":" in address else f"{address}:{PORT}"
-        host, _, port = address.rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        except (OSError, ValueError, OverflowError) as error:
+        if why := _silent(address):
             raise EngineError(
-                f"no Ray cluster answers at {address} ({error}): start one with `ray start --head`, and give the "
+                f"no Ray cluster answers at {address} ({why}): start one with `ray start --head`, and give the "
                 "address that it prints."
-            ) from error
+            )
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (RuntimeError, ConnectionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EngineError(
-            f"cannot join the Ray cluster {address or 'of this machine'}: {reason} Run this on a machine of the "
+            f"cannot join the Ray cluster {address}: {reason} Run this on a machine of the "
             "cluster, with the versions of Python and Ray that it has."
         ) from error
+
+
+def _left_here() -> str:
+    """The cluster that `ray start` has put this machine into, or `local`: one for this process alone.
+
+    Ray itself waits for minutes where that cluster was killed and its note has stayed.
+    """
+    note = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray/ray_current_cluster"
+    address = note.read_text().strip() if note.is_file() else ""
+    return address if address and not _silent(address) else "local"
+
+
+def _silent(address: str) -> str:
+    """Why nobody answers at HOST:PORT; empty where somebody does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        return str(error)
+    return ""
 
 
 def _nodes() -> dict[str, Any]:

@@ -88,6 +88,10 @@ def check(words: list[str]) -> None:
         parse(words)
     elif words[0] == "torchrun":
         parse(words[words.index("cgd") :])
+    elif words[0] == "ray":
+        from ray.scripts.scripts import cli as ray
+
+        ray.commands[words[1]].make_context(words[1], words[2:])
     elif words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
     elif words[0] == "python":

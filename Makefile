@@ -11,9 +11,10 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# A hundred killed processes and a thousand corruptions, counted; `make test` tries a few of each.
+# A hundred killed processes, a thousand corruptions and ten killed nodes, counted; `make test` tries a few of each.
 faults: $(READY)
-	CGD_FAULTS=full $(BIN)/python -m pytest -n 0 -s tests/faults/test_many_kills.py tests/faults/test_corruptions.py
+	CGD_FAULTS=full $(BIN)/python -m pytest -n 0 -s tests/faults/test_many_kills.py tests/faults/test_corruptions.py \
+	  tests/faults/test_cluster.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

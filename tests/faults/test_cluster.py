@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cluster import Nodes, nodes
 
@@ -25,6 +26,9 @@ from cgd.pipeline import scoring, steps
 from cgd.pipeline.recipe import override
 from cgd.pipeline.steps import Session
 from cgd.pipeline.workspace import Workspace
+from cgd.stages import select
+from cgd.stages.distill import training_of
+from cgd.stages.fuse import EpochTargets, epoch_targets
 from cgd.store.feature_store import FeatureStore
 
 FULL = os.environ.get("CGD_FAULTS") == "full"
@@ -113,6 +117,23 @@ def test_several_workers_end_in_the_bytes_and_scores_of_one(
     assert [path for path in expected if found[path] != expected[path]] == []
     assert scores == alone[1]
     assert (encoder.shards_written, encoder.tally.embedded) == (2 * SHARDS, alone[0].tally.embedded)
+
+
+@pytest.mark.usefixtures("alone")
+def test_targets_that_nodes_build_are_those_built_here(place: Place, cluster: Nodes) -> None:
+    session = place.session("local.zarr", engine_of("local"))
+    recipe = override(place.recipe, ["distill.student=timm:resnet10t", "distill.batch_pairs=8"])
+    images = session.workspace.images(f"manifest:{place.folder / 'drawn/manifest.csv'}", "lm", "train")
+    vectors = select.training_vectors(session.store(), "lm", "train", [], None, "whitened")
+    plan = training_of(steps._distillation(session, images, vectors, recipe, place.folder / "out")).plan
+    with EpochTargets(plan, engine_of(f"ray://{cluster.address}")) as targets:
+        for epoch in range(3):
+            batches, found = targets.epoch(epoch, 2)
+            expected_batches, expected = epoch_targets(plan, epoch)
+            for batch, target, mine, value in zip(batches, found, expected_batches, expected, strict=True):
+                assert np.array_equal(batch.rows, mine.rows)
+                assert target.keys() == value.keys()
+                assert all(np.array_equal(target[name], value[name]) for name in value)
 
 
 @pytest.mark.timeout(600 if FULL else 300)

@@ -81,9 +81,9 @@ class TargetPlan:
             return None
         return some_labels(label_numbers(self.labels), self.labelled, self.seed)
 
-    def open_store(self) -> FeatureStore:
+    def open_store(self, *, write: bool = False) -> FeatureStore:
         """The store of the URL `store` begins with, the others behind it."""
-        return FeatureStore.open(self.store[0], upstream=self.store[1:])
+        return FeatureStore.open(self.store[0], write=write, upstream=self.store[1:])
 
 
 def make_method(
@@ -273,34 +273,35 @@ class EpochTargets(AbstractContextManager["EpochTargets"]):
 
     def __init__(self, plan: TargetPlan, engine: Engine = LOCAL) -> None:
         self.plan = plan
-        self._folder = tempfile.TemporaryDirectory(prefix="cgd-targets-")
-        self._ends = ExitStack()
-        seen = self._ends.enter_context(sight(plan.open_store(), engine))
-        work = _Building(plan, Path(self._folder.name), seen)
-        self._pool = self._ends.enter_context(engine.start(work, apart=True))
+        with ExitStack() as ends:
+            folder = ends.enter_context(tempfile.TemporaryDirectory(prefix="cgd-targets-"))
+            self._folder = Path(folder)
+            seen = ends.enter_context(sight(plan.open_store(write=engine.elsewhere), engine))
+            self._pool = ends.enter_context(engine.start(_Building(plan, self._folder, seen), apart=True))
+            self._ends = ends.pop_all()
         self._building: Iterator[tuple[int, bytes]] = iter(())
         self._following = -1  # what will be built next, unless another epoch is asked for
         self._built: set[int] = set()
 
     def epoch(self, epoch: int, last: int) -> tuple[list[Batch], Iterator[Target]]:
         """Batches and their targets; those after it, up to the `last`, are built meanwhile."""
-        path = Path(self._folder.name) / _name(epoch)
+        path = self._folder / _name(epoch)
         try:
             if epoch not in self._built and epoch != self._following:
                 self._building = self._pool.run(_Builder.build, range(epoch, last + 1))
             while epoch not in self._built:
                 found, sent = next(self._building)
                 if sent:
-                    (Path(self._folder.name) / _name(found)).write_bytes(sent)
+                    (self._folder / _name(found)).write_bytes(sent)
                 self._built.add(found)
         except OSError as error:
             raise StoreError(
-                f"cannot write the targets of epoch {epoch + 1} in {self._folder.name}: {error.strerror or error}; "
+                f"cannot write the targets of epoch {epoch + 1} in {self._folder}: {error.strerror or error}; "
                 "free space there (or set TMPDIR) and repeat the same command, it continues."
             ) from error
         self._built.remove(epoch)
         self._following = epoch + 1
-        (Path(self._folder.name) / _name(epoch - 1)).unlink(missing_ok=True)
+        (self._folder / _name(epoch - 1)).unlink(missing_ok=True)
         with np.load(path) as saved:
             sizes = saved["sizes"]
             cuts = np.cumsum(sizes)[:-1]
@@ -317,7 +318,6 @@ class EpochTargets(AbstractContextManager["EpochTargets"]):
 
     def __exit__(self, *_: object) -> None:
         self._ends.close()
-        self._folder.cleanup()
 
 
 def _build(plan: TargetPlan, epoch: int, file: Path | io.BytesIO) -> None:

@@ -142,7 +142,7 @@ def test_what_is_no_state_of_a_finished_student_is_left_alone(arguments: Any, tm
 def test_targets_of_finished_epochs_are_removed(arguments: Any, tmp_path: Path) -> None:
     plan = training_of(arguments("whiten-mtd", tmp_path)).plan
     with EpochTargets(plan) as targets:
-        folder = Path(targets._folder.name)
+        folder = targets._folder
         for epoch in range(4):
             batches, of_epoch = targets.epoch(epoch, 3)
             for _ in batches:  # and not beyond the last, as a training reads them

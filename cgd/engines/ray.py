@@ -175,7 +175,12 @@ class Cluster(Pool[Opened]):
     _members: dict[Any, _Member] = field(default_factory=dict)  # by what they are at
     _idle: list[_Member] = field(default_factory=list)
     _room: Counter[str] = field(default_factory=Counter)  # by node: workers begun there
-    _left_out: set[str] = field(default_factory=set)
+    _known: dict[str, str] = field(
+        default_factory=dict
+    )  # nodes that were asked whether they can take part: their names
+    _left_out: dict[str, str] = field(default_factory=dict)  # by node, why
+    _failed: Counter[str] = field(default_factory=Counter)  # by node: workers that ended before they were ready
+    _waits: bool = False
     _looked: float = -LOOK_SECONDS
     _opened: int = 0
 
@@ -193,6 +198,7 @@ class Cluster(Pool[Opened]):
                 f"no node of the Ray cluster has {self.each} {self.resource} for a worker ({_names(nodes)}): add nodes."
             )
         self.workers = min(places, self.most or places)
+        self._known |= {node: _where(about) for node, about in nodes.items()}
 
     def run(
         self, do: Callable[[Opened, Unit], Result], units: Iterable[Unit], bar: Any = None
@@ -232,8 +238,12 @@ class Cluster(Pool[Opened]):
         """Members that have finished a unit, with what they bring, or that are lost, with why."""
         ray = _ray()
         if not self._members:
+            if not self._waits:
+                log.warning("no node of the Ray cluster has room for a worker: waiting for one to join")
+            self._waits = True
             time.sleep(LOOK_SECONDS / 10)
             return
+        self._waits = False
         ready, _ = ray.wait([*self._members], num_returns=1, timeout=LOOK_SECONDS)
         for reference in ready:
             member = self._members.pop(reference)
@@ -245,8 +255,14 @@ class Cluster(Pool[Opened]):
                 ray.exceptions.ObjectLostError,
             ) as error:
                 self._room[member.node] -= 1
-                log.warning("a worker of the node %s is lost: what it had in hand is done again", member.node[:8])
-                yield member, " ".join(str(error).split())
+                why = " ".join(str(error).split())
+                if member.ready:
+                    log.warning("a worker of %s is lost: what it had is done again", self._known[member.node])
+                else:
+                    self._failed[member.node] += 1
+                if self._failed[member.node] > MOST_LOSSES:
+                    self._leave_out(member.node, f"its workers end before they are ready, last because {why}")
+                yield member, why
             except ray.exceptions.RayTaskError as error:
                 cause = error.cause
                 if not isinstance(cause, CgdError):
@@ -274,9 +290,13 @@ class Cluster(Pool[Opened]):
         self._idle = [member for member in self._idle if member.node in nodes]
         if not nodes:
             raise EngineError("the Ray cluster has no node any more: repeat the command, it continues.")
-        new = {n: about for n, about in nodes.items() if n not in self._room and n not in self._left_out}
-        for node, problem in self._problems(new).items() if self._opened else ():
+        new = {node: about for node, about in nodes.items() if node not in self._known}
+        self._known |= {node: _where(about) for node, about in new.items()}
+        for node, problem in self._problems(new).items():
             self._leave_out(node, problem)
+        able = {node for node, about in nodes.items() if self._places(about)}
+        if able and able <= self._left_out.keys() and not self._members and not self._idle:
+            raise EngineError(f"no node is left that can take part; the last one: {[*self._left_out.values()][-1]}")
         for node, about in nodes.items():
             while node not in self._left_out and self._room[node] < self._places(about) and self._wanted:
                 self._begin(node)
@@ -317,8 +337,8 @@ class Cluster(Pool[Opened]):
 
     def _leave_out(self, node: str, why: str) -> None:
         if node not in self._left_out:
-            self._left_out.add(node)
-            log.warning("the node %s takes no part: %s", node[:8], why)
+            self._left_out[node] = why
+            log.warning("the node %s takes no part: %s", self._known[node], why)
 
     def __exit__(self, *_: object) -> None:
         ray = _ray()

@@ -177,7 +177,7 @@ class Cluster(Pool[Opened]):
     _room: Counter[str] = field(default_factory=Counter)  # by node: workers begun there
     _known: dict[str, str] = field(
         default_factory=dict
-    )  # nodes that were asked whether they can take part: their names
+    )  # names of the nodes that were asked to take part
     _left_out: dict[str, str] = field(default_factory=dict)  # by node, why
     _failed: Counter[str] = field(default_factory=Counter)  # by node: workers that ended before they were ready
     _waits: bool = False

@@ -175,9 +175,7 @@ class Cluster(Pool[Opened]):
     _members: dict[Any, _Member] = field(default_factory=dict)  # by what they are at
     _idle: list[_Member] = field(default_factory=list)
     _room: Counter[str] = field(default_factory=Counter)  # by node: workers begun there
-    _known: dict[str, str] = field(
-        default_factory=dict
-    )  # names of the nodes that were asked to take part
+    _known: dict[str, str] = field(default_factory=dict)  # names of the nodes that were asked to take part
     _left_out: dict[str, str] = field(default_factory=dict)  # by node, why
     _failed: Counter[str] = field(default_factory=Counter)  # by node: workers that ended before they were ready
     _waits: bool = False

@@ -85,7 +85,8 @@ def nodes(count: int) -> Iterator[Nodes]:
     ray = pytest.importorskip("ray")
     root = Path(__file__).resolve().parents[1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{root}{os.pathsep}{root / 'tests'}")
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (root, root / "tests", root / "benchmarks"))))
+        patch.syspath_prepend(root / "benchmarks")  # there is a teacher that takes its time
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_TMPDIR", place := tempfile.mkdtemp(prefix="ray"))  # a longer path is too long for sockets
         patch.delenv("RAY_ADDRESS", raising=False)

@@ -34,7 +34,7 @@ from cgd.store.feature_store import FeatureStore
 FULL = os.environ.get("CGD_FAULTS") == "full"
 KILLS = 10 if FULL else 1
 NODES = 3 if FULL else 2
-SLOW = "engine_teacher:slow?seconds=0.05"  # a shard takes long enough for a kill to find one in hand
+SLOW = "stand_in:teacher?seconds=0.05"  # a shard takes long enough for a kill to find one in hand
 SHARDS = 8
 
 
@@ -88,7 +88,13 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def cluster() -> Iterator[Nodes]:
+    with nodes(NODES) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, cluster: Nodes) -> Place:  # noqa: ARG001 (workers find its teacher)
     folder = tmp_path_factory.mktemp("cluster")
     draw_landmarks(folder / "drawn", labels=8, seed=3, images=6, distractors=4)
     return Place(folder)
@@ -98,12 +104,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def alone(place: Place) -> Any:
     """What one process says; its store is `local.zarr`."""
     return place.all_stages("local.zarr", engine_of("local", threads=1))
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Nodes]:
-    with nodes(NODES) as found:
-        yield found
 
 
 @pytest.mark.parametrize("name", ["local", "ray"])

@@ -247,11 +247,15 @@ class Cluster(Pool[Opened]):
             member = self._members.pop(reference)
             try:
                 found = ray.get(reference)
-            except (
-                ray.exceptions.RayActorError,
-                ray.exceptions.RaySystemError,
-                ray.exceptions.ObjectLostError,
-            ) as error:
+            except ray.exceptions.RayTaskError as error:
+                cause = error.cause
+                if not isinstance(cause, CgdError):
+                    raise
+                if member.ready or not self._opened:
+                    raise cause from None
+                self._leave_out(member.node, str(cause))
+                ray.kill(member.actor)
+            except ray.exceptions.RayError as error:  # the worker, its process or its node is gone
                 self._room[member.node] -= 1
                 why = " ".join(str(error).split())
                 if member.ready:
@@ -261,14 +265,6 @@ class Cluster(Pool[Opened]):
                 if self._failed[member.node] > MOST_LOSSES:
                     self._leave_out(member.node, f"its workers end before they are ready, last because {why}")
                 yield member, why
-            except ray.exceptions.RayTaskError as error:
-                cause = error.cause
-                if not isinstance(cause, CgdError):
-                    raise
-                if member.ready or not self._opened:
-                    raise cause from None
-                self._leave_out(member.node, str(cause))
-                ray.kill(member.actor)
             else:
                 if member.ready:
                     yield member, found

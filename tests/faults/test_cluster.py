@@ -106,6 +106,10 @@ def alone(place: Place) -> Any:
     return place.all_stages("local.zarr", engine_of("local", threads=1))
 
 
+whole = pytest.mark.skipif(not FULL, reason="takes minutes: make faults")
+
+
+@whole
 @pytest.mark.parametrize("name", ["local", "ray"])
 def test_several_workers_end_in_the_bytes_and_scores_of_one(
     place: Place, alone: Any, cluster: Nodes, name: str
@@ -136,7 +140,8 @@ def test_targets_that_nodes_build_are_those_built_here(place: Place, cluster: No
                 assert all(np.array_equal(target[name], value[name]) for name in value)
 
 
-@pytest.mark.timeout(600 if FULL else 300)
+@whole
+@pytest.mark.timeout(1200)
 def test_nodes_and_the_driver_are_killed_and_nodes_join(place: Place, alone: Any, cluster: Nodes) -> None:
     """Nodes at random instants, the driver once; a node joins for each that was killed."""
     dice, killed, over = random.Random(5), [0], threading.Event()

@@ -68,7 +68,10 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         waiting, self.alive = context.Pipe(duplex=False)
         threads = threads or max(1, available_cores() // count)
-        self.pool = ProcessPoolExecutor(count, context, _begin, (context.Value("i", 0), threads, waiting))
+        numbers = context.SimpleQueue()  # a shared number would want a file, which a full disk refuses
+        for number in range(count):
+            numbers.put(number)
+        self.pool = ProcessPoolExecutor(count, context, _begin, (numbers, threads, waiting))
         self.works = 0
         self.ended = False
 
@@ -132,13 +135,11 @@ _worker: Worker | None = None  # of this process, where it is one of a crew
 _hand: tuple[int, Hand] | None = None  # and which work it is at
 
 
-def _begin(begun: Any, threads: int, alive: Connection) -> None:
+def _begin(numbers: Any, threads: int, alive: Connection) -> None:
     """Make ready for units; Ctrl-C is the parent's, and the worker ends with the parent or when told so."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with begun.get_lock():
-        number, begun.value = begun.value, begun.value + 1
-    _worker = Worker(number, threads)
+    _worker = Worker(numbers.get(), threads)
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
 
 

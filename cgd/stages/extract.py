@@ -194,7 +194,7 @@ def extract(
     unsealed = [w for w in wanted if w not in finished]
     if unsealed:
         with sight(store, engine, images, [w.source.weights for w in unsealed]) as seen:
-            work = _Extraction(seen, rooted(images), tuple(unsealed), config, compute)
+            work = _Extraction(seen, rooted(images) if engine.elsewhere else images, tuple(unsealed), config, compute)
             with engine.start(work, gpus=compute.device.type == "cuda") as pool:
                 _run(pool, unsealed, images, compute, report)
     else:

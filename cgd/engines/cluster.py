@@ -53,6 +53,7 @@ class Crew:
     resource: str
     each: int
     most: int | None
+    job: str  # of this process in a cluster
     members: list[_Member] = field(default_factory=list)
     taken: bool = False  # by a pool that is not over
 
@@ -86,10 +87,10 @@ _crew: Crew | None = None  # of this process: two would wait for each other's co
 def crew_of(resource: str, each: int, most: int | None) -> Crew:
     """The crew of the work before where it fits, else a new one in its place."""
     global _crew
-    if _crew is not None and not ray.is_initialized():
+    wanted = (resource, each, most, job := ray.get_runtime_context().get_job_id())
+    if _crew is not None and _crew.job != job:  # of a cluster that this process has left
         _crew = None
-    wanted = (resource, each, most)
-    if _crew is None or _crew.taken or (_crew.resource, _crew.each, _crew.most) != wanted:
+    if _crew is None or _crew.taken or (_crew.resource, _crew.each, _crew.most, _crew.job) != wanted:
         if _crew is not None and not _crew.taken:
             for member in list(_crew.members):
                 _crew.end(member)
@@ -103,6 +104,9 @@ class _Actor:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._hand: Hand | None = None
+
+    def check(self, work: Work[Any], wanted: dict[str, str]) -> str:
+        return _problem(work, wanted)
 
     def open(self, work: Work[Any]) -> Done:
         self._hand = None  # what the last work opened goes before more is opened
@@ -247,8 +251,11 @@ class Cluster(Pool[Opened]):
         self._asked |= {
             n: f"{about['NodeManagerHostname']} ({about['NodeManagerAddress']})" for n, about in nodes.items()
         }
+        members = {member.node: member.actor for member in self.crew.members}  # are there without a start
         asked = {
-            node: self._check.options(scheduling_strategy=_on(node)).remote(self._work, _versions())
+            node: members[node].check.remote(self._work, _versions())
+            if node in members
+            else self._check.options(scheduling_strategy=_on(node)).remote(self._work, _versions())
             for node, about in nodes.items()
             if self.crew.places(about)
         }

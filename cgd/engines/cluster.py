@@ -53,7 +53,7 @@ class Crew:
     resource: str
     each: int
     most: int | None
-    job: str  # of this process in a cluster
+    session: str  # of this process in a cluster
     members: list[_Member] = field(default_factory=list)
     taken: bool = False  # by a pool that is not over
 
@@ -87,10 +87,11 @@ _crew: Crew | None = None  # of this process: two would wait for each other's co
 def crew_of(resource: str, each: int, most: int | None) -> Crew:
     """The crew of the work before where it fits, else a new one in its place."""
     global _crew
-    wanted = (resource, each, most, job := ray.get_runtime_context().get_job_id())
-    if _crew is not None and _crew.job != job:  # of a cluster that this process has left
+    here = ray.get_runtime_context()
+    wanted = (resource, each, most, f"{here.gcs_address} {here.get_job_id()}")
+    if _crew is not None and _crew.session != wanted[-1]:  # of a cluster that this process has left
         _crew = None
-    if _crew is None or _crew.taken or (_crew.resource, _crew.each, _crew.most, _crew.job) != wanted:
+    if _crew is None or _crew.taken or (_crew.resource, _crew.each, _crew.most, _crew.session) != wanted:
         if _crew is not None and not _crew.taken:
             for member in list(_crew.members):
                 _crew.end(member)

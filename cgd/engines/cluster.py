@@ -22,6 +22,7 @@ from cgd.errors import CgdError, EngineError
 LOOK_SECONDS = 2.0  # between looks at which nodes there are
 MOST_LOSSES = 5  # of one unit, or on one node before a worker was ready: then it is no accident
 NODE_SECONDS = 60.0  # for a node to say whether it can take part
+BEGIN_SECONDS = 30.0  # for a first worker to be ready, before somebody is told what that waits for
 log = logging.getLogger(__name__)
 Nodes = dict[str, dict[str, Any]]  # what Ray tells of each, by id
 
@@ -48,12 +49,14 @@ class _Member:
 
 @dataclass
 class Crew:
-    """Actors that stay from work to work: each with `each` of a `resource` of its node, at most `most`."""
+    """Actors that stay from work to work: each with `each` of a `resource` of its node, at most `most`.
+
+    Ray ends them when the crew is forgotten.
+    """
 
     resource: str
     each: int
     most: int | None
-    session: str  # of this process in a cluster
     members: list[_Member] = field(default_factory=list)
     taken: bool = False  # by a pool that is not over
 
@@ -79,24 +82,6 @@ class Crew:
         """Let one go, whatever it is at."""
         ray.kill(member.actor)
         self.members.remove(member)
-
-
-_crew: Crew | None = None  # of this process: two would wait for each other's cores
-
-
-def crew_of(resource: str, each: int, most: int | None) -> Crew:
-    """The crew of the work before where it fits, else a new one in its place."""
-    global _crew
-    here = ray.get_runtime_context()
-    wanted = (resource, each, most, f"{here.gcs_address} {here.get_job_id()}")
-    if _crew is not None and _crew.session != wanted[-1]:  # of a cluster that this process has left
-        _crew = None
-    if _crew is None or _crew.taken or (_crew.resource, _crew.each, _crew.most, _crew.session) != wanted:
-        if _crew is not None and not _crew.taken:
-            for member in list(_crew.members):
-                _crew.end(member)
-        _crew = Crew(*wanted)
-    return _crew
 
 
 class _Actor:
@@ -135,7 +120,9 @@ class Cluster(Pool[Opened]):
         self._asked: dict[str, str] = {}  # names of the nodes that were asked whether they can take part
         self._left_out: dict[str, str] = {}  # of these those that cannot, and why
         self._failed: Counter[str] = Counter()  # by node: workers that ended before they were ready
-        self._looked, self._opened, self._waits = -LOOK_SECONDS, False, False
+        self._begun, self._looked = time.monotonic(), -LOOK_SECONDS
+        self._opened = False  # by some worker
+        self._told = False  # that everything waits
         nodes = alive()
         for node, problem in self._problems(nodes).items():
             raise EngineError(f"the node {self._asked[node]} cannot take part: {problem}")
@@ -146,8 +133,11 @@ class Cluster(Pool[Opened]):
             )
         self.workers = min(places, crew.most or places)
         crew.taken = True
-        for member in crew.members:
-            self._open(member)
+        for member in list(crew.members):
+            if member.node in nodes:
+                self._open(member)
+            else:  # it left after the last work
+                crew.end(member)
 
     def run(
         self, do: Callable[[Opened, Unit], Result], units: Iterable[Unit], bar: Any = None
@@ -186,12 +176,14 @@ class Cluster(Pool[Opened]):
     def _next(self) -> Iterator[tuple[_Member, Done | str]]:
         """Members that have finished a unit, with what they bring, or that were lost with one, with why."""
         if not self._at:
-            if not self._waits:
-                log.warning("no node of the Ray cluster has room for a worker: waiting for one to join")
-            self._waits = True
+            self._tell("no node of the Ray cluster has room for a worker: waiting for one to join")
             time.sleep(LOOK_SECONDS / 10)
             return
-        self._waits = False
+        if self._opened:
+            self._told = False
+        elif time.monotonic() - self._begun > BEGIN_SECONDS:
+            needs = f"{self.crew.each} {self.crew.resource}"
+            self._tell(f"no worker is ready yet: waiting for {needs} that other work may have (see `ray status`)")
         finished, _ = ray.wait([*self._at], num_returns=1, timeout=LOOK_SECONDS)
         for reference in finished:
             member = self._at.pop(reference)
@@ -221,6 +213,11 @@ class Cluster(Pool[Opened]):
                     found.tell(None)
                     member.ready = self._opened = True
                     self._idle.append(member)
+
+    def _tell(self, why: str) -> None:
+        if not self._told:
+            log.warning("%s", why)
+        self._told = True
 
     def _look_around(self) -> None:
         """Put workers onto nodes that have room for more, those that joined among them; forget those that left."""

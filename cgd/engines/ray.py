@@ -6,34 +6,43 @@ import logging
 import os
 import socket
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cgd.engines import Engine, Opened, Pool, Work
 from cgd.errors import EngineError, InputError
+
+if TYPE_CHECKING:  # without Ray there is none
+    from cgd.engines.cluster import Crew
 
 PORT = 6379  # where `ray start --head` listens
 CONNECT_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
 class Ray(Engine):
     """The cluster at `address` (HOST:PORT), or the one this machine is in, or one of this machine alone.
 
     `processes` bounds the number of workers (none: as many as there is room for), `threads` are a worker's cores.
+    Workers stay until the engine is forgotten, so that stage after stage finds them ready.
     """
 
-    address: str | None = None
-    processes: int | None = None
-    threads: int = 1
     elsewhere = True
+
+    def __init__(self, address: str | None = None, processes: int | None = None, threads: int = 1) -> None:
+        self.address = address
+        self.processes = processes
+        self.threads = threads
+        self._crew: Crew | None = None
 
     def start(self, work: Work[Opened], *, gpus: bool = False, apart: bool = False) -> Pool[Opened]:  # noqa: ARG002
         _connect(self.address)
-        from cgd.engines.cluster import Cluster, crew_of
+        from cgd.engines.cluster import Cluster, Crew
 
-        return Cluster(work, crew_of("GPU" if gpus else "CPU", 1 if gpus else self.threads, self.processes))
+        needs = ("GPU", 1) if gpus else ("CPU", self.threads)
+        if self._crew is None or self._crew.taken or (self._crew.resource, self._crew.each) != needs:
+            self._crew = None  # gives back what it has before others ask for it
+            self._crew = Crew(*needs, self.processes)
+        return Cluster(work, self._crew)
 
     def device(self, name: str) -> str:
         """A GPU where the cluster has one, or where one was asked for and is there."""

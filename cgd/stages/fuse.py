@@ -188,7 +188,11 @@ def trained_rows(plan: TargetPlan) -> np.ndarray:
 
 def usable_rows(store: FeatureStore, teachers: Sequence[Sequence[Key]]) -> np.ndarray:
     """(N,) bool: images that every teacher could read."""
-    return np.logical_and.reduce([store.get(key).read("valid") for keys in teachers for key in keys])
+    first, *others = (key for keys in teachers for key in keys)
+    rows = np.array(store.get(first).read("valid"))  # a copy: what is read cannot be written to
+    for key in others:  # one at a time: of 10^9 images each takes a gigabyte
+        rows &= store.get(key).read("valid")
+    return rows
 
 
 def gather_views(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -20,10 +21,21 @@ def address() -> Iterator[str]:
         yield cluster.address
 
 
+@pytest.fixture(scope="module")
+def clusters(address: str) -> list[Engine]:
+    """The only engine that has workers of the cluster."""
+    return [engine_of(f"ray://{address}")]
+
+
+@pytest.fixture
+def cluster(clusters: list[Engine]) -> Engine:
+    return clusters[0]
+
+
 @pytest.fixture(params=["local", "local-2", "ray"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     if request.param == "ray":
-        return engine_of(f"ray://{request.getfixturevalue('address')}")
+        return request.getfixturevalue("cluster")  # type: ignore[no-any-return]
     return engine_of("local", 2 if request.param == "local-2" else 1)
 
 
@@ -98,21 +110,45 @@ def test_a_worker_that_is_ended_from_outside() -> None:
         list(pool.run(Counter.die, range(3)))
 
 
-def test_a_unit_that_ends_every_worker_is_given_up(address: str) -> None:
-    with engine_of(f"ray://{address}").start(Counting()) as pool, pytest.raises(EngineError, match="was lost 6 times"):
+def test_a_unit_that_ends_every_worker_is_given_up(cluster: Engine) -> None:
+    with cluster.start(Counting()) as pool, pytest.raises(EngineError, match="was lost 6 times"):
         list(pool.run(Counter.die, range(1)))
 
 
-def test_a_node_that_cannot_take_part_is_named_before_any_work(address: str) -> None:
+def test_who_comes_second_waits_until_the_first_is_forgotten(
+    address: str, clusters: list[Engine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two engines, as two commands on one cluster have."""
+    monkeypatch.setattr("cgd.engines.cluster.BEGIN_SECONDS", 3.0)
+    second = engine_of(f"ray://{address}")
+    with clusters[0].start(Counting()) as pool:
+        while len({process for _, (_, process, _) in pool.run(Counter.square, range(8))}) < 2:
+            pass  # until both nodes have a worker that will stay
+    found: list[int] = []
+    caplog.clear()
+    with second.start(Counting()) as waiting, caplog.at_level(logging.WARNING, "cgd"):
+        waiter = threading.Thread(target=lambda: found.append(waiting.ask(Counter.square, 4)[0]))
+        waiter.start()
+        waiter.join(8)
+        assert waiter.is_alive()
+        clusters[0] = second
+        del pool
+        waiter.join(60)
+    assert found == [16]
+    assert [r.getMessage() for r in caplog.records] == [
+        "no worker is ready yet: waiting for 1 CPU that other work may have (see `ray status`)"
+    ]
+
+
+def test_a_node_that_cannot_take_part_is_named_before_any_work(cluster: Engine) -> None:
     with pytest.raises(EngineError, match=r"^the node .* cannot take part: it has no such disk\.$"):
-        engine_of(f"ray://{address}").start(Counting("it has no such disk."))
+        cluster.start(Counting("it has no such disk."))
 
 
-def test_a_gpu_that_no_node_has(address: str) -> None:
-    engine = engine_of(f"ray://{address}")
-    assert engine.device("auto") == engine.device("cpu") == "cpu"
+def test_a_gpu_that_no_node_has(cluster: Engine) -> None:
+    assert cluster.device("auto") == cluster.device("cpu") == "cpu"
     with pytest.raises(InputError, match=r"no node of the Ray cluster has a GPU .*: use --device cpu"):
-        engine.device("cuda")
+        cluster.device("cuda")
 
 
 def test_an_unknown_engine() -> None:

@@ -45,6 +45,7 @@ class Character:
     loss: Callable[[int, int], nn.Module]
     epochs: int
     grouped: bool = False  # batches of a few images each of some labels
+    labels: int = 480  # buildings to train on
 
 
 def _softmax(labels: int, dim: int) -> nn.Module:
@@ -53,7 +54,7 @@ def _softmax(labels: int, dim: int) -> nn.Module:
 
 START = "start"
 CHARACTERS = {
-    START: Character(_softmax, 40),
+    START: Character(_softmax, 40, labels=720),
     "resnet": Character(lambda labels, dim: losses.ArcFaceLoss(labels, dim, margin=17.0, scale=24), 60),
     "byobnet": Character(_softmax, 100),
     "efficientnet": Character(lambda _labels, _dim: losses.SupConLoss(temperature=0.1), 80, grouped=True),
@@ -63,7 +64,7 @@ CHARACTERS = {
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--only", choices=list(CHARACTERS), help="only this teacher")
-    arguments.add_argument("--labels", type=int, default=480, help="buildings to train on")
+    arguments.add_argument("--labels", type=int, help="buildings to train on, instead of each one's own number")
     arguments.add_argument("--images", type=int, default=8, help="views of each")
     arguments.add_argument("--epochs", type=int, help="instead of each one's own number")
     arguments.add_argument("--learning-rate", type=float, default=3e-3)
@@ -72,15 +73,17 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=TRAINED)
     o = arguments.parse_args()
     torch.set_num_threads(o.threads)
-    folder = draw_landmarks(o.images_folder, labels=o.labels, seed=SEED, images=o.images, distractors=0)
-    pixels, labels = read(folder, "train")
-    print(f"{len(pixels)} images of {o.labels} buildings, seed {SEED}")
     for name, character in CHARACTERS.items():
         if o.only in (None, name):
+            count = o.labels or character.labels
+            place = o.images_folder / str(count)
+            folder = draw_landmarks(place, labels=count, seed=SEED, images=o.images, distractors=0)
+            pixels, labels = read(folder, "train")
+            print(f"{name}: {len(pixels)} images of {count} buildings, seed {SEED}")
             torch.manual_seed(0)
             encoder = untrained(name)
             train(name, character, encoder, pixels, labels, o)
-            print(f"{name}: recall@1 on {o.labels // 2} other buildings {100 * recall(encoder, folder):.1f} %")
+            print(f"{name}: recall@1 on {count // 2} other buildings {100 * recall(encoder, folder):.1f} %")
             trunk = encoder.network.trunk.network
             state = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in trunk.state_dict().items()}
             o.out.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def _bytes_are(artifact: Artifact) -> str:
 
 
 def _row(artifact: Artifact, row: int | None, image: str | None) -> Result:
-    """The number of a row, its shard, and what every array holds there; not a number is None."""
+    """The number of a row, its shard, and what every array holds there: bytes in hexadecimal, not a number as None."""
     import numpy as np
 
     if artifact.key.kind not in ROWWISE:
@@ -68,7 +68,9 @@ def _row(artifact: Artifact, row: int | None, image: str | None) -> Result:
     found: Result = {"number": row, "shard": row // artifact.shard_rows}
     for name in artifact.arrays:
         value = artifact.gather(name, np.array([row]))[0]
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+            value = value.tobytes().hex()
+        elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
             numbers = value.astype(object)
             numbers[np.isnan(value)] = None
             value = numbers

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 Result = Mapping[str, Any]
+SHOWN = 6  # numbers of a vector
 
 
 def listing_text(r: Result) -> str:
@@ -19,11 +20,22 @@ def listing_text(r: Result) -> str:
 
 
 def info_text(r: Result) -> str:
-    """The tree of what an artifact was made from, everything that is stored of it, and a row that was asked for."""
-    rest = {name: value for name, value in r.items() if name not in ("tree", "provenance", "row")}
-    lines = [*_branch(r["tree"], "", ""), "", json.dumps(rest, indent=2, ensure_ascii=False)]
-    lines += [f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in r.get("row", {}).items()]
-    return "\n".join(lines)
+    """The tree of what an artifact was made from, and everything that is stored of it, or of the row asked for."""
+    lines = [*_branch(r["tree"], "", ""), ""]
+    if "row" in r:
+        return "\n".join([*lines, *(f"{name:<8} {_value_text(value)}" for name, value in r["row"].items())])
+    rest = {name: value for name, value in r.items() if name not in ("tree", "provenance")}
+    return "\n".join([*lines, json.dumps(rest, indent=2, ensure_ascii=False)])
+
+
+def _value_text(value: Any) -> str:
+    """A string as it is; of many numbers the first few, a line for each scale."""
+    if not isinstance(value, list):
+        return str(value)
+    if value and isinstance(value[0], list):
+        return f"\n{'':<9}".join(_value_text(each) for each in value)
+    first = " ".join("NaN" if v is None else f"{v:.4g}" for v in value[:SHOWN])
+    return first + (f" … {len(value)} numbers" if len(value) > SHOWN else "")
 
 
 def _branch(node: Result, first: str, rest: str) -> Iterator[str]:

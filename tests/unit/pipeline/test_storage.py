@@ -216,8 +216,11 @@ def test_a_row_is_told_by_its_number_and_by_its_image(made):
     assert row["vectors"] == vectors[3].tolist()
     assert storage.info(made, str(artifact.key), image=ids[3])["row"] == row
     lines = storage_text.info_text(found).splitlines()
-    assert f'ids "{ids[3]}"' in lines
-    assert "shard 0" in lines
+    assert f"ids      {ids[3]}" in lines
+    assert "shard    0" in lines
+    assert f"digests  {artifact.read('digests')[3].tobytes().hex()}" in lines
+    first = " ".join(f"{v:.4g}" for v in vectors[3, :6])
+    assert f"vectors  {first} … {vectors.shape[1]} numbers" in lines
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from multiprocessing.util import _exit_function
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def in_a_process(job: dict[str, Any]) -> int:
         code = 1
         try:
             code = run(job)
+            _exit_function()  # as an interpreter does at its end; else semaphores are left, and are told of
             sys.stdout.flush()
             sys.stderr.flush()
         finally:

@@ -106,10 +106,6 @@ def alone(place: Place) -> Any:
     return place.all_stages("local.zarr", engine_of("local", threads=1))
 
 
-whole = pytest.mark.skipif(not FULL, reason="takes minutes: make faults")
-
-
-@whole
 @pytest.mark.parametrize("name", ["local", "ray"])
 def test_several_workers_end_in_the_bytes_and_scores_of_one(
     place: Place, alone: Any, cluster: Nodes, name: str
@@ -140,7 +136,6 @@ def test_targets_that_nodes_build_are_those_built_here(place: Place, cluster: No
                 assert all(np.array_equal(target[name], value[name]) for name in value)
 
 
-@whole
 @pytest.mark.timeout(1200)
 def test_nodes_and_the_driver_are_killed_and_nodes_join(place: Place, alone: Any, cluster: Nodes) -> None:
     """Nodes at random instants, the driver once; a node joins for each that was killed."""
